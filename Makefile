@@ -1,6 +1,6 @@
 # keyring_aws: `make` builds the plugin, `make demo` shows it at work, `make test`
-# proves it. What is missing on the machine is installed (as root on Debian) or
-# named. Everything that is made goes under build/.
+# proves it. Missing packages are installed (on Debian, as root) or named.
+# Everything that is built goes to build/.
 
 CC         = cc
 CFLAGS     = -Os -g
@@ -61,7 +61,7 @@ check: build/keyring_aws.so
 	@$(PYTHON) tests/check_house.py --self-test
 	@$(PYTHON) tests/check_house.py
 
-# Searches for FUZZ_S seconds with each target; finds go to build/fuzz/.
+# Fuzzes each target for FUZZ_S seconds; inputs that fail go to build/fuzz/.
 fuzz: need-test $(FUZZ:fuzz_%=search-%)
 
 search-%: build/fuzz/fuzz_%
@@ -80,7 +80,7 @@ build/keyring_aws.so: keyring_aws_plugin.c $(HEADER) | need-build
 	$(CC) $(STRICT) $(CFLAGS) -shared -fPIC -fvisibility=hidden -o $@ $< \
 	    $(BEARSSL) -lcurl
 
-# ---- the proofs -----------------------------------------------------------
+# ---- the programs of `make test` ------------------------------------------
 
 $(PROVE): $(HEADER) $(wildcard tests/unit/*.h tests/fault/*.h fuzz/*.h) \
           | need-test

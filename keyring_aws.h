@@ -64,7 +64,7 @@
  *                       leaves AWS
  *     blob              a key as KMS encrypted it: ciphertext
  *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
- *     to pack           to write a sealed value as bytes that travel
+ *     to pack           to write a sealed value as bytes for a file or message
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     source            where the credentials come from
@@ -76,20 +76,22 @@
  *     committed length  how many bytes of the data file count as written
  *     torn end          what a crash left of a record that was being written
  *     keyring           all entries of one data file
- *     ring              a keyring that a program has opened; or, without a
- *                       data file, AWS KMS alone
+ *     ring              a keyring that a program has opened; without a data
+ *                       file it has no entries, and only calls AWS KMS
  *     table             the ring's entries in memory
+ *     cache             fetched keys that the ring keeps in memory, encrypted
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
- *     to refresh        to take over what other processes did to the file
+ *     to refresh        to read in what other processes changed in the file
  *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
- *     operation         all KMS requests that one call of ours makes
+ *     own account       the trusted account that the ring learns (section 8)
+ *     operation         all KMS requests that one library call makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
- *     to presign        to sign a request in the query of its URL
+ *     to presign        to put a request's signature into its URL's query
  *     member            a name and a value in a JSON object
  *
  *
@@ -118,7 +120,7 @@
  *     kaws__kms_seal (kms): writes the request; later it checks the reply
  *     kaws__calls_send (calls): sends the request, and repeats it if that helps
  *     kaws__http_send (http): sends it once; only a reply to it counts
- *     kaws__trust_check (trust): checks the account of the KMS key that sealed
+ *     kaws__trust_check (trust): checks the account of the KMS key used
  *     kaws__vault_add (vault): takes the locks, and checks the name again
  *     kaws__store_record (store): writes the record
  *     kaws__save_append (save): appends the record to the file, and syncs it
@@ -130,8 +132,8 @@
  *     kaws__bind_name (bind): checks the name
  *     kaws__vault_look (vault): copies the entry, and releases the lock
  *     kaws__table_find (table): finds the entry by its name
- *     kaws__shield_ask (shield): is the key kept? Without a cache it never is
- *     kaws__kms_open (kms): is it known yet whom to trust? Mostly it is
+ *     kaws__shield_ask (shield): looks in the cache, if there is one
+ *     kaws__kms_open (kms): asks KMS whom to trust, if that is not known
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
@@ -154,8 +156,8 @@
  *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
  *     they make, the two that put a key into the cache and take it out, and a
- *     re-wrap across regions. The table and the file hold blobs only, the cache
- *     holds keys that are encrypted.
+ *     re-wrap across regions. The table and the file hold only blobs, and the
+ *     cache holds only encrypted keys.
  * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
  *     the table and the file, so a KMS that hangs delays only the threads that
  *     need KMS.
@@ -170,18 +172,19 @@
  *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
  *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
- * The C file with the implementation may include other headers first, also this
- * one without the implementation. But a header that came first may hide what we
- * need. So compile that file as gnu99 or newer (the compiler's default), not as
- * c99, or with -D_GNU_SOURCE; where off_t would have 32 bits, compile it also
- * with -D_FILE_OFFSET_BITS=64. Otherwise the compiler says what to do. Define
- * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
- * the order does not matter. The implementation is C; in C++ only include it.
+ * The C file with the implementation may include other headers first, even this
+ * one without the implementation. But a header that came first may hide
+ * declarations that the implementation needs. So compile that file as gnu99 or
+ * newer (the compiler's default), not as c99, or with -D_GNU_SOURCE; if off_t
+ * would have 32 bits, compile it also with -D_FILE_OFFSET_BITS=64. If you
+ * forget this, the compiler says what to do. Define KEYRING_AWS_STATIC above
+ * the file's first include of this header. On Windows the order does not
+ * matter. The implementation is C; in C++ only include it.
  *
- * A later version may add members to our structs, and zero means that nothing
- * changes. So name the members that you initialize, or begin with memset; a
- * list of bare values brings warnings (-Wmissing-field-initializers), or puts
- * them into other members.
+ * A later version may add members to our structs; if a new member is zero,
+ * nothing changes. So name the members that you initialize, or begin with
+ * memset. If you list bare values, the compiler warns
+ * (-Wmissing-field-initializers), or the values land in the wrong members.
  *
  *
  * 4  ERRORS
@@ -218,36 +221,39 @@
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
- * hook at least every 100 ms. If the hook says so, the call ends with
+ * hook at least every 100 ms. If the hook returns 1, the call ends with
  * CANCELLED, and nothing has changed. A change that has begun on disk is always
- * finished. (A rotation of the KMS key that AWS has been asked for may happen
- * all the same: then the error's text says so.)
+ * finished. (If AWS has already been asked to rotate the KMS key, it may still
+ * do so: then the error's text says so.)
  *
  * The credentials have one source: hooks.creds if it is set, else the conf file
  * or, with config.auth = "native", what section 4.1 says. Only a call that asks
  * AWS KMS needs them. So a ring opens without them, with a warning if there is
- * a file that cannot be read. Each call that needs them then looks again, and
- * says what is wrong: CREDENTIALS for the hook, CONFIG for all else.
- * (config.must_have_creds: kaws_open says it.)
+ * a file that cannot be read. Each call that needs them then asks the source
+ * again, and fails if the source still has none: CREDENTIALS for the hook,
+ * CONFIG for a file or the environment. (With config.must_have_creds, kaws_open
+ * itself fails.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
- * their life. One call asks the source; the others go on with the old ones. If
- * the source fails, that is a warning, once a minute, until they have expired.
- * Then, or if AWS refuses them, all calls that need them wait for one of them
- * to ask the source. Its answer is theirs, too, even if it is a failure. AWS's
- * clock counts, as far as we know it. So if the hook gives credentials that
- * seem to have expired, they are used for a minute: AWS knows better.
+ * their life if that is shorter. One call asks the source; the others go on
+ * with the old ones. If the source fails, we log a warning, at most one a
+ * minute, until the old ones have expired. Once they have expired, or if AWS
+ * refuses them, one call asks the source, and all other calls that need
+ * credentials wait for the answer. It counts for all of them, even if it is a
+ * failure. We judge expiry by AWS's clock, as far as we know it. If the hook
+ * gives credentials that seem to have expired, we still use them for a minute,
+ * because AWS knows better.
  *
  * The conf file holds the access key id, the secret access key and, if there is
- * one, the session token: a line each, in that order; or each behind its name,
+ * one, the session token: one line each, in that order; or each after its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
  * aws_session_token, in small or capital letters; a word such as "export",
- * "set" or "$Env:" may come first). We pass over blanks, empty lines, a byte
- * order mark, a pair of quotes around a value, comments (lines that begin with
- * # or ;), the head of a profile ([default]) above all values and, beside
- * names, other names. What else cannot be part of a value of AWS is refused, by
- * line and column. So is an id that begins with ASIA, which is temporary,
- * without a token.
+ * "set" or "$Env:" may come first). We ignore blanks, empty lines, a byte order
+ * mark, a pair of quotes around a value, comments (lines that begin with # or
+ * ;), the head of a profile ([default]) above all values and, if the values
+ * have names, lines with other names. We refuse anything else that cannot be
+ * part of an AWS value; the error names its line and column. We also refuse an
+ * id that begins with ASIA without a token, because such an id is temporary.
  *
  *
  * 4.1  Credentials without a conf file
@@ -305,37 +311,40 @@
  * it. What hooks.creds returns is copied there; the program wipes its own copy.
  * A fetched key belongs to the caller; kaws_key_free wipes it.
  *
- * With config.cache_seconds, or kaws_use_cache, fetched keys are kept: up to
- * 1024 of them and 1 MiB, the oldest goes first. Each is encrypted by itself
- * with ChaCha20-Poly1305, under a page key of 32 random bytes. Name, owner,
- * type, length and how often the file was replaced are authenticated with it.
- * The page key is in a page of its own. If that page cannot be locked, and kept
- * out of core dumps and forked children, no key is kept, and a warning says so.
- * A key dies so many seconds after KMS sent it, used or not, by hooks.ticks_ms;
- * if these go back, all die at the next fetch. (The built-in clock stands still
- * while the machine sleeps.) Dead means that it is not given out any more. No
- * thread waits for that moment. The next fetch of any key wipes it, and with
- * the last one the page key. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
- * a change of the KMS key, of the region or of the seconds, by kaws_close, and
- * if KMS refuses any request because a right has ended: AccessDenied,
- * NotAuthorized, Disabled, KMSInvalidState, NotFound. What KMS had been asked
- * for before that is not kept after it. Credentials that are expired or
- * replaced end no right to a key. Of threads that fetch the same key at once,
- * one asks KMS, and the others wait, each up to its own timeout_ms; a failure
- * of KMS is the answer to all of them. If that one is cancelled, or its time is
- * up before theirs, another one asks. Without a cache each asks for itself,
- * because a plaintext could be handed on only by keeping it.
+ * With config.cache_seconds, or kaws_use_cache, fetched keys are kept, at most
+ * 1024 keys and 1 MiB; if there are more, the oldest are wiped first. Each is
+ * encrypted by itself with ChaCha20-Poly1305, under a page key of 32 random
+ * bytes. Name, owner, type, length and how often the file was replaced are
+ * authenticated with it. The page key is in a page of its own. If that page
+ * cannot be locked, and kept out of core dumps and forked children, no key is
+ * kept, and a warning says so. A kept key expires cache_seconds after KMS sent
+ * it, even if it was fetched again meanwhile. hooks.ticks_ms measures this
+ * time; if it goes backwards, all kept keys expire at the next fetch. (The
+ * built-in clock stands still while the machine sleeps.) An expired key is not
+ * given out any more. No thread wakes up to wipe it: the next fetch of any key
+ * does, and if no key is left, it wipes the page key, too. All keys and the
+ * page key are wiped by kaws_remove, kaws_rewrap_all, a kaws_refresh that finds
+ * more than additions, a change of the KMS key, of the region or of the
+ * seconds, by kaws_close, and if KMS refuses any request because a right has
+ * ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If
+ * KMS was asked for a key before one of these events, and sends it after the
+ * event, the key is not kept. If credentials expire or are replaced, no key is
+ * wiped. If threads fetch the same key at once, one of them asks KMS, and the
+ * others wait, each up to its own timeout_ms. If KMS fails, all of them fail.
+ * If the thread that asks is cancelled, or its time is up first, another one
+ * asks. Without a cache each thread asks KMS itself, because handing a
+ * plaintext on would mean keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
  * told. After each operation tests/test_secrets.py searches the memory of a
- * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
- * with -z now, because the dynamic linker's first call of a function saves
- * registers on the stack, and registers may hold pieces of a key. We cannot
- * promise that registers, the kernel's buffers or a debugger hold no copy, nor
- * that libcurl wipes all memory that it frees: it may leave a piece of a key
- * after a transfer that failed, and of the session token after any transfer.
+ * whole process, with the real libcurl and OpenSSL, for secrets. The test
+ * program is linked with -z now, because otherwise the dynamic linker saves
+ * registers on the stack when a function is called for the first time, and
+ * registers may hold pieces of a key. We cannot promise that registers, the
+ * kernel's buffers or a debugger hold no copy, nor that libcurl wipes all
+ * memory that it frees: it may leave a piece of a key after a transfer that
+ * failed, and of the session token after any transfer.
  *
  *
  * 6  THREADS, PROCESSES
@@ -345,14 +354,15 @@
  * thread needs 64 KiB of stack.
  *
  * Processes may share a data file: the second gets a warning when it opens the
- * file, and they take turns to change it. If one adds keys, the others take
- * them over by themselves, before they change the file and before they answer
- * that a name is not there; a walk and the stats show the keys only then. So
+ * file, and they take turns to change it. If one adds keys, the others read
+ * them in by themselves, but only before they change the file or answer that a
+ * name is not there; until then a walk and the stats do not show these keys. So
  * processes that only add keys never disturb each other. If one removes keys or
- * re-wraps them, the others go on fetching what they know. To every change, and
- * to a fetch of a name that they do not know, they answer KAWS_CHANGED, until
- * their owner calls kaws_refresh. To take over what others did, a ring reads
- * the whole file. If nobody did anything, it only looks at the file's state.
+ * re-wraps them, the others go on fetching what they know. They answer
+ * KAWS_CHANGED to every change, and to a fetch of a name that they do not know,
+ * until the program calls kaws_refresh. To read in what others changed, a ring
+ * reads the whole file. If nobody changed anything, it only looks at the file's
+ * state.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -371,9 +381,9 @@
  * after it waited 2 seconds for another process, or 10 seconds in which no
  * other thread of the ring made progress.
  *
- * Inside a process, a thread that holds one of these locks takes only locks
- * that stand below it. (In the thread tests a thread that breaks this order
- * aborts: tests/unit/lock_order.h.)
+ * Inside a process there are the locks listed here. A thread that holds one of
+ * them takes only locks that stand further down in the list. (In the thread
+ * tests a thread that breaks this order aborts: tests/unit/lock_order.h.)
  *
  *     SETTINGS   ring      one change of the KMS key or region at a time
  *     REWRAP     rewrap    whether a re-wrap is running, and its progress
@@ -396,17 +406,17 @@
  * that use F_OFD_SETLK; and on a network file system it may exclude only
  * processes on one machine. Windows locks <data_file>.lock only, so a process
  * that uses another name for the file is not excluded. No lock excludes a
- * process that reaches the file without its file system's help: FUSE can do
- * that, and so can NFS mounted with nolock.
+ * process whose access to the file bypasses the file system's locks, as is
+ * possible with FUSE, or with NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
  *
- * The file's content depends only on its entries, oldest first. Numbers are
- * little-endian. Each digest is the SHA-256 of ALL bytes of the file before it,
- * with the 16 bytes of the committed length taken as zeros. So the last 32
- * bytes are the checksum of the keyring, and adding an entry hashes only that
- * entry.
+ * The entries stand in the file oldest first, and nothing else in the file
+ * depends on its history. Numbers are little-endian. Each digest is the SHA-256
+ * of ALL bytes of the file before it, with the 16 bytes of the committed length
+ * taken as zeros. So the last 32 bytes are the checksum of the keyring, and
+ * adding an entry hashes only that entry.
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
@@ -449,37 +459,39 @@
  * with the same device, inode, size, times and last 32 bytes. If only the times
  * differ (after chmod, or a restored label), we read the whole file again, and
  * its digest decides. If the size or the inode differs, the file may have been
- * extended: then it begins with the very bytes that the ring knows, the digests
- * prove what follows, and we make that durable and go on from there. It does
- * not matter who added it, or whether it is a copy. To replace the file, we
- * exchange the two names and look at the file that comes out: if it is not
- * ours, we exchange them back. A new data file never replaces another. A data
- * file that has a second hard link, or that is itself a mount point, accepts
- * new keys but cannot be replaced. So opening it logs a warning, and removing
- * and re-wrapping fail.
+ * extended: if it begins with exactly the bytes that the ring knows, and the
+ * digests of all that follows are right, we make the new bytes durable and go
+ * on from there. It does not matter who added them, or whether the file is a
+ * copy. To replace the file, we exchange its name with that of <data_file>.tmp,
+ * and then look at the file that is now <data_file>.tmp: if it is not the one
+ * that the ring knows, we exchange them back. A new data file never replaces
+ * another. A data file that has a second hard link, or that is itself a mount
+ * point, accepts new keys but cannot be replaced. So opening it logs a warning,
+ * and removing and re-wrapping fail.
  *
  * Some risks remain. If the file system cannot exchange names (outside Linux,
  * on NFS and some others), a file that is moved to the path right before our
- * rename is lost. If it has no hard links either, so is a file that appears
- * right before we create a keyring. An edit in place goes unnoticed if it
- * happens while we write, or within the resolution of the file system's
+ * rename is lost. If it has no hard links either, a file that appears right
+ * before we create a keyring is lost, too. An edit in place goes unnoticed if
+ * it happens while we write, or within the resolution of the file system's
  * timestamps. If the power fails before we exchange a foreign file back, that
  * file is <data_file>.tmp, which the next change removes.
  *
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
- * ones. Someone who has an older copy can put it in the file's place, or bring
- * back single entries from it, as they were before they were removed or
- * re-wrapped, beside all later ones. He can also leave out entries. What he
- * cannot do is change an entry's name, type or key. While a ring is open, its
- * next change finds such an edit (KAWS_CHANGED). An edit made while no process
- * has the file open shows only in the log: opening the file, and each change,
- * logs a note with the number of keys and the first bytes of the checksum. An
- * opening should find those of the last note before it. What is merely added to
- * the file of an open ring counts as added by another process, and such a note
- * tells it. A refresh takes over whatever is there, as an opening does, and
- * logs both numbers and both checksums. Removing a key does not remove it from
- * older copies of the file. Only deleting the KMS key does.
+ * ones. Someone who has an older copy can put it in the file's place. Or he can
+ * add single entries of the copy to the newest file: entries that were removed,
+ * or as they were before a re-wrap. He can also leave out entries. He cannot
+ * change an entry's name, type or key. While a ring is open, its next change
+ * finds such an edit (KAWS_CHANGED). An edit made while no process has the file
+ * open shows only in the log: opening the file, and each change, logs a note
+ * with the number of keys and the first bytes of the checksum. The note of an
+ * opening should show the same two values as the note before it. If someone
+ * only adds entries to the file of an open ring, that counts as done by another
+ * process, and is logged in such a note. A refresh reads in whatever is there,
+ * as an opening does, and logs the number and the checksum before and after.
+ * Removing a key does not remove it from older copies of the file. Only
+ * deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -537,32 +549,32 @@
  * replies are mixed up as well. A fetch believes such a reply; so does a
  * re-wrap, if KMS can decrypt the blob in it under the key's name.
  *
- * Each blob is bound to an encryption context, so that KMS decrypts it only as
- * what it was: app = "keyring_aws", file = the file id in hex, key_id,
- * key_type, and user_id if there is one. Values are percent-encoded except
- * for printable ASCII. CloudTrail shows the context, so names are not secret
- * there.
+ * Each blob is bound to an encryption context. KMS decrypts the blob only if we
+ * send the same context again: app = "keyring_aws", file = the file id in hex,
+ * key_id, key_type, and user_id if there is one. Values are percent-encoded
+ * except for printable ASCII. CloudTrail shows the context, so names are not
+ * secret there.
  *
  * An entry names the KMS key that sealed it, and an attacker may have written
  * the file. So we send no request for a KMS key unless its account is trusted:
- * it is the ring's own account, or it is in config.accounts. What the own
- * account is, depends on how the settings name the ring's first KMS key:
+ * it is the ring's own account, or it is in config.accounts. How we learn the
+ * ring's own account depends on how the settings name its first KMS key:
  *
  *     by ARN      the ARN's account
  *     by id or    the account that KMS tells, if that account may be trusted:
- *     alias       it is in config.accounts; or, without config.accounts, in an
- *                 entry of the data file; or, if there is no entry either, it
- *                 is the first account that KMS tells. That one is logged if
- *                 there is a data file: its keys will need it for good.
+ *     alias       it is in config.accounts; or, without config.accounts, it is
+ *                 the account of an entry. If there is no entry either, any
+ *                 account may be trusted; if there is a data file, we log the
+ *                 account, because the file's keys will always need it.
  *     not at all  none, if config.accounts is set; otherwise the account of
  *                 the entries, if all have the same one; otherwise as above
  *
  * An id or alias belongs to the account of the credentials, and the conf file
- * may be open to an attacker. If its account is not the entries', every call
- * that seals fails with FOREIGN. To move to another account, name the KMS key
- * by its ARN, or list the accounts. The own account never changes while the
- * ring is open. One attacker can still choose it: if neither an ARN nor
- * config.accounts is set, someone who can write both the conf file and the data
+ * may be open to an attacker. If that account is not the entries' account,
+ * every call that seals fails with FOREIGN. To move to another account, name
+ * the KMS key by its ARN, or list the accounts. The own account never changes
+ * while the ring is open. An attacker can still choose it if neither an ARN nor
+ * config.accounts is set, and he can write both the conf file and the data
  * file.
  *
  * If the first call of a ring is a fetch, the own account may be unknown. Then
@@ -583,11 +595,12 @@
  *
  * Neither the format nor the library limits the number of keys. But a ring
  * keeps the whole data file in memory, and that takes about 475 bytes a key (an
- * entry has at most 7052). A size alone is not believed: before we ask for more
- * than 1 MiB of memory (256 MiB, if the file has no holes), the lengths of the
- * file's entries must lead to its end. So a file that is merely long, with a
- * terabyte of zeros behind its entries, is refused at once: CORRUPT. It is no
- * torn end, and is left as it is.
+ * entry has at most 7052). We do not trust the size of the file alone: before
+ * we allocate more than 1 MiB (256 MiB, if the file has no holes), we follow
+ * the lengths of its entries, and they must lead to its end. So a file that is
+ * merely long, with a terabyte of zeros behind its entries, is refused at once:
+ * CORRUPT. The zeros do not count as a torn end, and we leave the file as it
+ * is.
  *
  * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
  * library. It reads at most 64 KiB of a reply's header lines. KMS keys in
@@ -605,9 +618,9 @@
  * 10.1  Envelope encryption of a file
  *
  * KMS encrypts 4096 bytes at most. So it makes a data key, the program encrypts
- * the file with that, and the sealed data key goes in front. The cipher is one
- * of BearSSL, so include <bearssl.h> as well. The ring needs no data file. Its
- * KMS key is named by an ARN: then the right to kms:Decrypt is enough to
+ * the file with that, and the sealed data key goes in front. The cipher comes
+ * from BearSSL, so include <bearssl.h> as well. The ring needs no data file.
+ * Its KMS key is named by an ARN: then the right to kms:Decrypt is enough to
  * decrypt.
  *
  *     #define ENVELOPE (2 + KAWS_SEALED_PACKED_MAX + 16)
@@ -675,17 +688,17 @@
  *
  * The buffer `file` has room for text.len + ENVELOPE bytes. decrypt_file
  * decrypts in it: *text is a part of it. The whole file is in memory, because
- * its text counts only once the tag is checked. All nonces are zero: that is
- * right because a data key encrypts one text. To change a file, encrypt it
- * again. The tag protects what is in front, too, and the context binds the data
- * key to the path. An older version of the same file is accepted.
+ * its text counts only once the tag is checked. All nonces are zero. That is
+ * safe because each data key encrypts one text only. To change a file, encrypt
+ * it again. The tag protects what is in front, too, and the context binds the
+ * data key to the path. An older version of the same file is accepted.
  *
  *
  * 10.2  Key rotation in a long-lived service
  *
- * The id of a key holds a version or a date: "orders-2026-11". It is kept with
- * all that the key encrypts, so old keys are found as long as they are needed.
- * One thread rotates, and the others fetch meanwhile.
+ * The id of a key holds a version or a date: "orders-2026-11". Keep the id with
+ * all that the key encrypts: then old keys are found as long as they are
+ * needed. One thread rotates; the others can go on fetching.
  *
  *     enum verdict { DONE, LATER, REFRESH, ASK };
  *
@@ -718,16 +731,16 @@
  * harm. REFRESH: another process changed the file, or the disk failed. Fetches
  * go on as before. Find out what happened, and put the right file back if it
  * was replaced; then call kaws_refresh(), and rotate() again. ASK: log
- * err->text for a person to read. Trying again would not help. At every start
- * from now on, the config names the new KMS key.
+ * err->text for a person to read. Trying again would not help. From now on, the
+ * config must name the new KMS key at every start.
  *
  *
  * 10.3  A client that only seals, a server that only opens
  *
  * The client needs the right to kms:Encrypt, and no data file. The packed bytes
- * may go over any wire. The server needs the right to kms:Decrypt. It has no
- * KMS key, because the bytes name theirs; but they may come from anyone, so
- * `accounts` says whose KMS keys count.
+ * may go over any wire. The server needs the right to kms:Decrypt. Its config
+ * names no KMS key, because the packed bytes name the one that sealed them. But
+ * anyone may have sent them, so `accounts` lists whose KMS keys are trusted.
  *
  *     static const kaws_config client = {
  *         .kms_key_id = "arn:aws:kms:eu-west-1:111122223333:alias/mail",
@@ -772,8 +785,8 @@
  *
  * 10.4  Use without libcurl
  *
- * Compile the implementation with -DKEYRING_AWS_NO_CURL. What begins with my_
- * is an HTTPS client of your own, and config.hooks.send is my_send.
+ * Compile the implementation with -DKEYRING_AWS_NO_CURL. Set config.hooks.send
+ * to my_send. The other names that begin with my_ are your own HTTPS client's.
  *
  *     typedef struct my_reply {
  *         int         status;
@@ -816,16 +829,16 @@
  * reply; otherwise got->error says why. It keeps both timeouts, asks
  * q->cancelled, verifies the certificate, and follows no redirect. Several
  * threads may call it at once. If it opens a connection for each request, no
- * reply can be another's; hooks.send says what to do otherwise. got->head has
- * the lines of the reply's head. Both bodies may hold a key: nothing copies
- * q->body, and my_forget wipes the reply.
+ * reply can belong to another request; otherwise do what hooks.send says.
+ * got->head has the lines of the reply's head. Both bodies may hold a key: copy
+ * q->body nowhere, and let my_forget wipe the reply.
  *
  *
  * 10.5  Use without threads
  *
- * Compile the implementation with -DKEYRING_AWS_NO_THREADS. What begins with
- * my_ is your event loop. It would stand still while a call waits for KMS, so
- * the hook `cancelled` turns it, at least every 100 ms.
+ * Compile the implementation with -DKEYRING_AWS_NO_THREADS. The names that
+ * begin with my_ are your event loop's. The loop would stand still while a call
+ * waits for KMS, so the hook `cancelled` turns it, at least every 100 ms.
  *
  *     typedef struct my_loop my_loop;
  *
@@ -872,21 +885,22 @@
  *     }
  *
  * my_turn serves the events that are there; with `wait` it first waits for one.
- * It never calls the ring, because a call may be waiting below it: it puts what
- * needs a key into a queue. my_next takes a key id out, which stays where it is
- * until my_answer has it. my_quit says whether the program should end. A call
- * that waits then ends, too: CANCELLED.
+ * It never calls the ring, because it may run inside a call of the ring: it
+ * puts each request that needs a key into a queue. my_next takes a key id out
+ * of the queue; the string stays valid until my_answer is called. my_quit says
+ * whether the program should end. If a call is waiting then, it ends, too:
+ * CANCELLED.
  *
  *
  * 11  HOUSE RULES  for developers of this file
  *
  * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
- * name says where it is. Calls go up the file only. A function should have 40
- * lines, and has 60 at most. #if stands only in the rooms that talk to the
- * system, and around the built-in sender. The function that knows most about an
- * error fills it, once. A function that holds a secret has one exit, which
- * wipes it. A comment says why. `make check` checks what a script can check;
- * `make test` checks the rest.
+ * name says where it is. Calls go up the file only. A function should have at
+ * most 40 lines, and must not have more than 60. #if is used only in the rooms
+ * that talk to the system, and around the built-in sender. The function that
+ * knows most about an error fills it, once. A function that holds a secret has
+ * one exit, which wipes it. A comment says why. `make check` checks what a
+ * script can check; `make test` checks the rest.
  */
 
 /* Feature macros for the implementation. They ask the first system header to
@@ -990,9 +1004,9 @@ typedef struct kaws_bytes {
 } kaws_bytes;
 
 /* A request for the `send` hook. The hook borrows it for the time of the call.
- * Of the headers it adds only Content-Length and, if it likes, Connection. POST
- * and PUT have a body, which may be empty; GET and HEAD have none. The body may
- * hold a key, so the hook must not copy it elsewhere. */
+ * It sends all `headers`, and adds only Content-Length and, if it likes,
+ * Connection. POST and PUT have a body, which may be empty; GET and HEAD have
+ * none. The body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;              /* http: this machine, so use no proxy      */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
@@ -1008,20 +1022,20 @@ typedef struct kaws_request {
     int         direct;           /* 1: use no proxy                          */
 } kaws_request;
 
-/* A header that is wanted of a reply. */
+/* A header of the reply whose value we want. */
 typedef struct kaws_header {
     const char *name;             /* in any case                              */
-    /* 1: `value` has it. 0: it did not come. -1: it cannot be used, because it
-     * came twice, in pieces, too long or not in printable ASCII; `value` is
-     * "". */
+    /* 1: `value` has it. 0: the reply does not have it. -1: it cannot be used,
+     * because it came twice, in pieces, too long or not in printable ASCII;
+     * `value` is "". */
     int         found;
     char        value[256];
 } kaws_header;
 
-/* What the hook fills. Before that, all is 0 except body, body_max, what tells
- * the wanted headers, and retry_after_ms, which is -1. If the body does not
- * fit, the hook sets body_len to any value above body_max. A reply to HEAD has
- * no body, whatever its length is said to be. */
+/* What the hook fills in. Before the call, every member is 0, except body,
+ * body_max, headers, header_count, and retry_after_ms, which is -1. If the body
+ * does not fit, the hook sets body_len to any value above body_max. A reply to
+ * HEAD has no body, whatever its Content-Length says. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
     uint8_t *body;                /* our buffer of body_max bytes             */
@@ -1038,11 +1052,11 @@ typedef struct kaws_reply {
 /* For a `send` hook: fills in date, retry_after_ms, request_id and headers. The
  * hook calls it with each line of the reply's head, the first one too:
  * "HTTP/1.1 200 OK", then "ETag: \"1b2c\"". The line has `len` bytes, with or
- * without the end of the line. If a second head follows, because the first was
- * an interim one (1xx), the hook goes on with that: it replaces the first. It
- * leaves out the trailer of a chunked body. (A hook of before fills in the
- * first three members itself. That still works with AWS KMS, where no headers
- * are wanted.) */
+ * without the end of the line. If the first head was an interim one (1xx), a
+ * second head follows; the hook passes its lines, too, and they replace the
+ * first head. The hook leaves out the trailer of a chunked body. (An older hook
+ * fills in date, retry_after_ms and request_id itself. That still works with
+ * AWS KMS, because for KMS no headers are wanted.) */
 KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
 /* AWS credentials. */
@@ -1058,16 +1072,17 @@ typedef struct kaws_creds_wanted {
     int       (*cancelled)(void *arg);    /* as in kaws_request               */
     void       *cancelled_arg;
 
-    kaws_creds  creds;            /* the hook's own memory: see there         */
+    kaws_creds  creds;            /* in the hook's memory: see hooks.creds    */
     int64_t     expires;          /* Unix seconds; 0: they do not expire      */
-    char        text[128];        /* on failure: why; no secret, it is shown  */
+    char        text[128];        /* on failure: why; shown, so no secrets    */
 } kaws_creds_wanted;
 
-/* All effects on the world except files; each can be replaced by itself. Any
- * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once (but not `creds`). We may hold locks and secrets
- * meanwhile. So a hook must return: it must not throw an exception, longjmp()
- * out, end the thread, or enable cancellation. Nor may it call the ring. */
+/* How the ring reaches the outside world, except files. Each hook can be
+ * replaced separately. Any thread may call a hook, even the threads that
+ * kaws_rewrap_all starts, and several may do so at once (but not `creds`). We
+ * may hold locks and secrets meanwhile. So a hook must return: it must not
+ * throw an exception, longjmp() out, end the thread, or enable cancellation.
+ * Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -1097,7 +1112,7 @@ typedef struct kaws_hooks {
      * method, AWS refuses the request, because the method is signed.) */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
+    /* Logs what no function returns to its caller. Level 1: warning, 2: note. A
      * line begins with its tag, such as [KAWS-123], which never changes. */
     void  (*log)(void *ctx, int level, const char *line);
 
@@ -1105,22 +1120,22 @@ typedef struct kaws_hooks {
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 
-    /* Returns 1, be it only once, if the call that this thread is in should
-     * end: it ends with CANCELLED, and has changed nothing (a rotation of the
-     * KMS key may have). We ask at least every 100 ms while the call waits: for
-     * a reply, for its next attempt, or for its turn to change the file. A
-     * re-wrap asks in the threads that it starts, too, and ends if one of them
-     * gets a 1. NULL: no call is cancelled. */
+    /* Returns 1 if the call that this thread is in should end; one 1 is enough.
+     * The call ends with CANCELLED, and has changed nothing (except that the
+     * KMS key may have been rotated). We ask at least every 100 ms while the
+     * call waits: for a reply, for its next attempt, or for its turn to change
+     * the file. A re-wrap also asks in the threads that it starts, and ends if
+     * the hook returns 1 in one of them. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 
     /* Gives the credentials, in place of all that config.auth means: fills in
      * w->creds and w->expires, and returns 0; or says in w->text why it has
      * none (the call fails with CREDENTIALS). We ask before the first KMS
      * request, before the credentials expire, and if AWS refuses them: then
-     * w->refused is 1, and what the hook has kept is of no use (section 4). We
-     * copy the strings at once; they must stay valid until the hook is called
-     * again, or the ring is closed. No two threads call this hook at a time.
-     * NULL: conf_file. */
+     * w->refused is 1, and credentials that the hook has kept are of no use
+     * (section 4). We copy the strings at once; they must stay valid until the
+     * hook is called again, or the ring is closed. No two threads call this
+     * hook at a time. NULL: conf_file. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1155,21 +1170,21 @@ typedef struct kaws_config {
 
 /* A ring: a keyring that is open, or AWS KMS alone. Any number of threads may
  * call any functions at once, except kaws_close, which must be the last call.
- * The statuses that are listed at a function do not repeat two: CONFIG in a
- * forked child (section 6), and CANCELLED where the call may wait. */
+ * Each function below lists its statuses. Two are not repeated there: CONFIG in
+ * a forked child (section 6), and CANCELLED if the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
- * empty keyring, with a warning, because an unmounted volume looks the same.
- * That is right once: with must_exist or read_only, a missing file is refused,
- * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
- * file, sends no KMS request, and copies the config with its strings. It reads
- * the conf file; if that fails, it warns, and the first KMS request reads it
- * again. With must_have_creds, that fails, and hooks.creds is asked, too. *ring
- * is NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
- * there is no keyring: see "AWS KMS without a data file" below.
- * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
- * MEMORY, RANDOM. */
+ * empty keyring, and logs a warning, because an unmounted volume looks the
+ * same. That is right only at the first opening. With must_exist or read_only,
+ * a missing file is refused and nothing is created: FILE, and err->os is
+ * ENOENT. It checks the whole file, sends no KMS request, and copies the config
+ * with its strings. It reads the conf file; if that fails, it logs a warning,
+ * and the first KMS request reads it again. With must_have_creds it also asks
+ * hooks.creds, if set, and fails if there are no credentials. *ring is NULL on
+ * failure; otherwise free it with kaws_close. Without cfg->data_file there is
+ * no keyring: see "AWS KMS without a data file" below. ARGUMENT, CONFIG,
+ * CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -1219,16 +1234,16 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
- * own account yet (the manual, section 8), and its KMS key is not the one that
- * sealed this key, there are one or two more before it, once; then the right to
- * GenerateDataKeyWithoutPlaintext is needed. If the ring does not have the key,
- * it first looks whether other processes added it (kaws_refresh), and returns
- * NOT_FOUND, without a KMS request, only if it is sure. On failure *key is all
- * zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key belongs to
- * an account that is not trusted), MISMATCH (the blob was sealed for another
- * name, file or length), MEMORY, the KMS errors, and for a key that the ring
- * does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
+/* Has KMS decrypt the key. One KMS request. If the ring does not know its own
+ * account yet (the manual, section 8), and its KMS key is not the one that
+ * sealed this key, one or two more requests come first, but only once; they
+ * need the right to GenerateDataKeyWithoutPlaintext. If the ring does not have
+ * the key, it first looks whether other processes added it (kaws_refresh), and
+ * returns NOT_FOUND, without a KMS request, only if it is sure. On failure *key
+ * is all zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key
+ * belongs to an account that is not trusted), MISMATCH (the blob was sealed for
+ * another name, file or length), MEMORY, the KMS errors, and for a key that the
+ * ring does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1237,7 +1252,7 @@ KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and frees what kaws_fetch returned, also on failure. Call it before
+/* Wipes and frees what kaws_fetch returned, even if that failed. Call it before
  * kaws_close, with the same ring. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
@@ -1274,10 +1289,10 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
  * passes kaws_check's tests; otherwise nothing changes. What was sealed before
  * stays readable. A KMS key of an account that is not trusted is refused:
  * FOREIGN. If the ring's first KMS key was set by id or alias, without
- * config.accounts, and its account is not known yet, KMS is asked about that
- * one first. If KMS does not know it or denies it, an id or alias is accepted
- * all the same, if its account may be trusted; an ARN is not. ARGUMENT,
- * FOREIGN, and the KMS errors. */
+ * config.accounts, and its account is not known yet, KMS is asked about the
+ * first KMS key before the new one. If KMS does not know the first one or
+ * denies access to it, a new id or alias is still accepted, if its account may
+ * be trusted; a new ARN is not. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -1288,10 +1303,10 @@ KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Changes both at once or neither, because a KMS key may exist in one region
- * only. NULL leaves one as it is. KMS is asked about what changes (about the
- * KMS key if nothing does), except about the pair that the last kaws_try
- * accepted. */
+/* Changes the KMS key and the region together, or neither, because a KMS key
+ * may exist in one region only. NULL leaves that one as it is. KMS is asked
+ * about what changes (about the KMS key if nothing does), unless the last
+ * kaws_try accepted just this pair. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
@@ -1300,8 +1315,8 @@ KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
 /* Returns what kaws_use would return now, as far as that can be told without a
- * KMS request: by the form of both and, if its ARN tells it, by the account of
- * the KMS key. Nothing changes. ARGUMENT, FOREIGN. */
+ * KMS request: it checks the form of both and, if the KMS key is given as an
+ * ARN, its account. Nothing changes. ARGUMENT, FOREIGN. */
 KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
                                     const char *region, kaws_error *err);
 
@@ -1309,9 +1324,9 @@ KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* For so many seconds, 86400 at most, a fetched key is kept in memory, and
- * fetched from there without a KMS request (the manual, section 5). 0: none is.
- * A change of the number empties the cache. */
+/* Keeps each fetched key in memory for this many seconds, 86400 at most; a
+ * fetch then takes it from there without a KMS request (the manual, section 5).
+ * 0: no key is kept. Changing the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
 /* Reads the conf file, or asks the source in its place, again. (The ring also
@@ -1320,7 +1335,7 @@ KAWS_API void kaws_use_cache(kaws *ring, int seconds);
  * hook), NETWORK (another thread has been asking for timeout_ms). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
-/* As whom, and where, the ring asks AWS KMS. */
+/* With which credentials, and where, the ring calls AWS KMS. */
 typedef struct kaws_identity {
     char    source[24];           /* "the conf file", "the program", "the
                                    * environment", "the profile", "the
@@ -1333,8 +1348,8 @@ typedef struct kaws_identity {
     char    endpoint[192];        /* where they go: "https://host[:port]/"    */
 } kaws_identity;
 
-/* Fills *out. No KMS request. Only if there are no credentials yet, it reads
- * them, or asks hooks.creds. If that fails, it returns the error, but still
+/* Fills *out. No KMS request. If there are no credentials yet, it reads the
+ * conf file or asks hooks.creds. If that fails, it returns the error, but still
  * fills in what it knows. ARGUMENT, CONFIG, CREDENTIALS, NETWORK (see
  * kaws_reload_creds). */
 KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
@@ -1343,10 +1358,10 @@ KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
 /* Has KMS make new key material for the current KMS key, and waits up to
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
  * A KMS key can be rotated on demand 25 times only, so the request is repeated
- * only if KMS throttled it, which means that it did nothing. The whole may take
- * four timeouts. If the call is cancelled while KMS is at it, nobody knows
- * whether there is new material: the error says so. CONFIG, and the KMS errors.
- */
+ * only if KMS throttled it, which means that it did nothing. The whole call may
+ * take four times timeout_ms. If it is cancelled while it waits for KMS's
+ * reply, nobody knows whether there is new material: the error says so. CONFIG,
+ * and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
@@ -1361,17 +1376,18 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
-/* Takes over what other processes did to the data file. If they did nothing,
- * that costs one look at the file (stat). The ring takes over by itself what
- * they added, before it changes the file and before it answers NOT_FOUND.
- * Anything else they did is CHANGED until this function is called. Then the
- * ring has the keys that are in the file, and no others: be sure that it is the
- * right file, and no older copy. A warning in the log has the number of keys
- * and the checksum, before and after. A ring that answered UNCERTAIN can change
- * the file again. A re-wrap that is running ends with CHANGED, unless keys were
- * only added. No KMS request. On failure the ring is as before: CONFIG, FILE
- * (err->os is ENOENT: there is no file), CORRUPT, CHANGED (it is a different
- * keyring's file), LOCKED, UNCERTAIN, MEMORY. */
+/* Reads in what other processes changed in the data file. If they changed
+ * nothing, that costs one look at the file (stat). What they only added, the
+ * ring reads in by itself, before it changes the file and before it answers
+ * NOT_FOUND. After any other change, the ring answers CHANGED (section 6) until
+ * this function is called. Then the ring has exactly the keys that are in the
+ * file: be sure that it is the right file, and no older copy. A warning in the
+ * log has the number of keys and the checksum, before and after. A ring that
+ * answered UNCERTAIN can change the file again. A re-wrap that is running ends
+ * with CHANGED, unless keys were only added. No KMS request. On failure the
+ * ring is as before: CONFIG, FILE (err->os is ENOENT: there is no file),
+ * CORRUPT, CHANGED (it is a different keyring's file), LOCKED, UNCERTAIN,
+ * MEMORY. */
 KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -1396,13 +1412,13 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
  * kaws_store, kaws_fetch, kaws_remove and kaws_rewrap_all answer CONFIG, a walk
  * is empty, and all else works.
  *
- * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
- * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
- * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
- * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
- * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
- * ReEncrypt also MISMATCH, if the context or the KMS key is not the one used to
- * encrypt. */
+ * `ctx` may be NULL. On failure *out and the buffer at `plain`, in the length
+ * that the caller gave, are all zeros. `out` may equal `in`; it is then
+ * unchanged on failure, because it holds a key. Otherwise `plain`, *plain_len,
+ * *in and *out must not overlap: ARGUMENT, and all stay unchanged. All four
+ * functions may return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors;
+ * Decrypt and ReEncrypt also MISMATCH, if the context or the KMS key is not the
+ * one used to encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -1455,14 +1471,14 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
 
 /* ---- sealed values that travel, in files or messages; without a ring ----
  *
- * The bytes have a format version and a place for each length (section 7), and
+ * The bytes have a format version and a field for each length (section 7), but
  * no checksum. They hold no secret. KMS decrypts the blob only if nobody has
  * changed it, and only with the context that it was sealed with; the KMS key
- * must be the one that the ARN names, and of a trusted account. What is not
- * protected: the key material id may have been changed, and the whole value
- * exchanged for another one that was sealed with the same context. So put into
- * the context what tells your values apart. If more bytes follow a packed
- * value, store its length, too. Nothing is allocated. */
+ * must be the one that the ARN names, and of a trusted account. Two things are
+ * not protected: someone may have changed the key material id, or exchanged the
+ * whole value for another one that was sealed with the same context. So put
+ * into the context what distinguishes your values. If more bytes follow a
+ * packed value, store its length, too. Nothing is allocated. */
 
 #define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
 
@@ -1477,17 +1493,17 @@ KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
 
 /* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
  * would give the same bytes. They may come from anyone, and must not overlap
- * *out. On failure *out is all zeros. ARGUMENT: they are not a packed value,
- * are cut off, go on behind its end, have a format version that this version
- * does not know, or hold what kaws_sealed_pack refuses. */
+ * *out. On failure *out is all zeros. ARGUMENT: the bytes are not a packed
+ * value, are cut off, have more bytes after its end, have a format version that
+ * this version does not know, or hold what kaws_sealed_pack refuses. */
 KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
                                         kaws_error *err);
 
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 /* The request to sign. Path and query are as they will be sent,
- * percent-encoded, with upper-case digits. `headers` are all headers to sign,
- * Host among them, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
+ * percent-encoded, with upper-case digits. `headers` lists all headers to sign,
+ * including Host, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
  * even if they are not listed; the caller must send both. Most services need
  * none of the last four members. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
@@ -1503,14 +1519,15 @@ typedef struct kaws_signing {
      * they are removed, and the path is encoded a second time. */
     int         path_as_sent;
     /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
-     * another word of AWS's. It is signed in place of `body`, and as the header
-     * X-Amz-Content-SHA256, which the caller must send. (If it is listed, too,
-     * it must have this value.) NULL: the SHA-256 of `body`, and no header. */
+     * another word of AWS's. This text is signed in place of the body's
+     * SHA-256, and as the header X-Amz-Content-SHA256, which the caller must
+     * send. (If it is listed, too, it must have this value.) NULL: the SHA-256
+     * of `body`, and no header. */
     const char *payload;
-    /* 1: the session token is sent, but not signed, as a few services want. A
-     * header X-Amz-Security-Token must not be listed then. */
+    /* 1: the session token is sent but not signed, as a few services require.
+     * Then `headers` must not list X-Amz-Security-Token. */
     int         token_unsigned;
-    int         expires;          /* 1 to 604800: presigns, for these seconds */
+    int         expires;          /* 0: a header; 1 to 604800 (s): a URL      */
 } kaws_signing;
 
 /* Writes the value of the Authorization header, NUL-terminated, to `out`, a
@@ -1518,9 +1535,9 @@ typedef struct kaws_signing {
  * presigned URL instead: what->query, then X-Amz-Algorithm to X-Amz-Signature,
  * the session token among them, and at most 64 parameters in all. The URL is
  * "https://" HOST what->path "?" out. Anyone who has it can send that request
- * until it expires, so it is a secret. None of the X-Amz- headers is added to
- * it, and S3 wants its payload to be "UNSIGNED-PAYLOAD". `out` must not overlap
- * what it is made of. On failure, ARGUMENT, it is all zeros. */
+ * until it expires, so it is a secret. The request then needs no X-Amz- headers
+ * but those in `headers`, and S3 wants its payload to be "UNSIGNED-PAYLOAD".
+ * `out` must not overlap the inputs. On failure, ARGUMENT, it is all zeros. */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *out, size_t cap, kaws_error *err);
 
@@ -1587,8 +1604,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  * The switches are described in the manual, section 3. The feature macros
  * stand above Part II, because they should come before any system header. If
- * one came before, it may hide what we need. We can do without what only
- * _GNU_SOURCE shows; if more is hidden, compiling stops with a sentence.
+ * one came before, it may hide declarations that we need. We can do without
+ * those that only _GNU_SOURCE shows; if more are hidden, an #error says what to
+ * do.
  */
 
 #include <errno.h>
@@ -1600,7 +1618,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if defined(_WIN32)
 #if !defined(_WINDOWS_) && !defined(_WINSOCKAPI_)
-#include <winsock2.h>             /* curl's, and too late after windows.h     */
+#include <winsock2.h>             /* for curl; must come before windows.h     */
 #endif
 #include <windows.h>
 #include <fcntl.h>
@@ -1635,7 +1653,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
 #endif
 
-/* What stands for all of <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h>. */
+/* One name each from <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h> shows
+ * whether the header hides anything. */
 #if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
     !defined(MAP_ANONYMOUS) || !defined(MADV_NORMAL) ||                       \
     (defined(SIG_DFL) && !defined(SIG_SETMASK)))
@@ -1668,8 +1687,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *        sys_alloc_locked sys_free_locked sys_advise_large sys_symbol
  *        sys_is_ipv6
  *
- * A function whose systems differ has its Windows body and its POSIX body side
- * by side. A call that can fail returns 0 or an errno value.
+ * Where the systems differ, a function has its Windows code and its POSIX code
+ * side by side. A call that can fail returns 0 or an errno value.
  */
 
 #if defined(_WIN32)
@@ -1677,8 +1696,8 @@ typedef FILETIME kaws__time;
 #else
 typedef struct timespec kaws__time;
 
-/* Makes a POSIX call again as long as a signal interrupts it. `os` becomes 0 or
- * the call's errno. */
+/* Repeats a POSIX call as long as a signal interrupts it. `os` becomes 0 or the
+ * call's errno. */
 #define KAWS__CALL(os, call)                                                  \
     do (os) = (call) < 0 ? errno : 0; while ((os) == EINTR)
 #endif
@@ -1887,8 +1906,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of the swap, of core dumps and of forked children, as far as
- * the system knows how to. All is tried; the first refusal is returned. */
+/* Keeps pages out of swap, core dumps and forked children, as far as the system
+ * can. It tries every step, even if one fails, and returns the first failure.
+ */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
 {
@@ -1948,8 +1968,8 @@ kaws__sys_free_locked(void *at, size_t len)
 
 /* Asks for large pages: the bytes will be read here and there, and a few large
  * pages cause fewer faults now and fewer TLB misses later. No system has pages
- * above 64 KiB unless asked, so a multiple of 64 KiB begins a page. On Windows
- * large pages take a right that servers seldom have. */
+ * above 64 KiB unless asked, so each multiple of 64 KiB is where a page begins.
+ * On Windows large pages take a right that servers seldom have. */
 static void
 kaws__sys_advise_large(void *at, size_t len)
 {
@@ -1988,9 +2008,10 @@ typedef Dl_info kaws__dl_info;
 
 #if defined(__GLIBC__)
 
-/* Whether `symbol`, the first function of that name in the process, has a
- * version of OpenSSL's that the library `own` does not see. If so, nothing that
- * was linked with `own` calls it. Everything calls what has no version. */
+/* `symbol` is the first function of that name in the process. Returns 1 if it
+ * has one of OpenSSL's symbol versions and the library `own` does not have that
+ * version: then code linked with `own` does not call it. (If a function has no
+ * version, all code calls it.) */
 static int
 kaws__sys_is_foreign(const char *name, void *symbol, void *own)
 {
@@ -2010,9 +2031,9 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
 #endif
 
 
-/* The function of that name that the code at `caller` calls: as the linker
- * does it, the first one in the process's global scope, or else the one of the
- * code's own library. NULL if there is none. */
+/* Returns the function of that name that the code at `caller` calls. The
+ * dynamic linker takes the first one in the process's global scope, or else the
+ * one of the code's own library, and so do we. NULL if there is none. */
 KAWS__MAYBE static void *
 kaws__sys_symbol(const char *name, void *caller)
 {
@@ -2180,8 +2201,8 @@ kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 }
 
 
-/* The new thread takes no signals, because they belong to the program that we
- * are a guest of. */
+/* The new thread takes no signals, because signals are for the program that
+ * uses this library. */
 static int
 kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
 {
@@ -2209,7 +2230,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
-    X(SOURCE)   /* creds: who asks where the credentials come from          */\
+    X(SOURCE)   /* creds: one thread at a time asks for new credentials     */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* curl: the built-in sender's connections                  */\
@@ -2228,8 +2249,8 @@ typedef struct kaws__lock {
 } kaws__lock;
 
 
-/* The tests define it: it aborts if the thread that takes (or, with 0, gives
- * back) a lock of that rank does so against the order. */
+/* The tests define this macro: it aborts if a thread takes a lock of that rank
+ * (`takes` is 1), or releases one (0), against the order. */
 #if !defined(KAWS__RANK_CHECK)
 #define KAWS__RANK_CHECK(rank, takes) ((void)0)
 #endif
@@ -2271,7 +2292,8 @@ kaws__thread_unlock(kaws__lock *lock)
 }
 
 
-/* Reads a number that other threads change under a lock, without that lock. */
+/* peek reads, without the lock, a number that other threads change with poke
+ * while they hold the lock. */
 #if defined(__GNUC__)
 #define kaws__thread_peek(at)      __atomic_load_n(at, __ATOMIC_RELAXED)
 #define kaws__thread_poke(at, now) __atomic_store_n(at, now, __ATOMIC_RELAXED)
@@ -2343,7 +2365,7 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 
 #define KAWS__CANCEL_MS 100       /* how often we ask                         */
 
-typedef struct kaws__cancel {     /* the hook `cancelled`, or another asker   */
+typedef struct kaws__cancel {     /* the hook `cancelled`, or one like it     */
     int (*asked)(void *arg);      /* NULL: nobody cancels                     */
     void *arg;
 } kaws__cancel;
@@ -2378,7 +2400,7 @@ typedef struct kaws__turn {
     kaws__rank rank;              /* of the turn itself                       */
     kaws__cond ended;
     int        taken;
-    unsigned   passed;            /* how many turns ended and got on          */
+    unsigned   passed;            /* how many turns ended with progress       */
 } kaws__turn;
 
 
@@ -2406,9 +2428,9 @@ kaws__thread_turn_free(kaws__turn *turn)
 }
 
 
-/* Waits for the turn. Returns for how many ms nobody had got on when it became
- * ours. It is not ours if nobody got on for `ms` (KAWS__TOO_LONG), or if the
- * call was cancelled (KAWS__GIVEN_UP). */
+/* Waits for the turn. If we get it, returns how many ms had passed since the
+ * last progress. We do not get it if there is no progress for `ms`
+ * (KAWS__TOO_LONG), or if the call is cancelled (KAWS__GIVEN_UP). */
 static int
 kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 {
@@ -2442,7 +2464,8 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 }
 
 
-/* `got_on`: the turn did what it was for, so the others have reason to wait. */
+/* `got_on`: the turn made progress, so the time limit of those who wait starts
+ * again. */
 static void
 kaws__thread_turn_end(kaws__turn *turn, int got_on)
 {
@@ -2465,8 +2488,8 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
  *        disk_lock disk_unlock disk_locked_by_others
  *
  * A file is a descriptor, on Windows, too; a failed call leaves it open. On
- * Windows paths are UTF-8, and owners and modes are not looked at, because
- * access lists have their place and files inherit them from the folder.
+ * Windows paths are UTF-8. Owners and modes are ignored there, because Windows
+ * has access lists instead, which files inherit from the folder.
  */
 
 /* How to open. READ_LINKED is for a file that the administrator may have put
@@ -2476,19 +2499,19 @@ enum {
     KAWS__FOLDER
 };
 
-/* How to rename: over what has the name, only to a name that nothing has, or
- * by letting the two change places. These are renameat2()'s numbers. */
+/* How to rename: replace what has the new name, fail if something has it, or
+ * exchange the two names. These are renameat2()'s numbers. */
 enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
     uint64_t dev, ino, size, links;
-    uint64_t stored;              /* bytes on disk: less if it has holes; or 0*/
+    uint64_t stored;              /* bytes on disk; less: holes; 0: unknown   */
     int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
-    int      mine;                /* its owner is who we run as               */
+    int      mine;                /* it belongs to the user that we run as    */
     int      others_read, others_write;
-    int      lent;                /* root's, and only read, by our group, too:
-                                   * so do containers mount a secret          */
+    int      lent;                /* root's, read-only, readable by our group:
+                                   * a secret that a container mounts         */
 } kaws__stat;
 
 #if defined(_WIN32)
@@ -2524,9 +2547,9 @@ kaws__disk_last_slash(const char *path)
 }
 
 
-/* Takes out of a path what means nothing: doubled slashes, "." and a slash at
- * the end. ".." stays: because of links, only the system knows what it means.
- */
+/* Removes the parts of a path that mean nothing: doubled slashes, "." and a
+ * slash at the end. ".." stays: because of links, only the system knows what it
+ * means. */
 static void
 kaws__disk_tidy_path(char *path)
 {
@@ -2556,8 +2579,8 @@ kaws__disk_tidy_path(char *path)
 #define KAWS__HANDLE(fd) ((HANDLE)_get_osfhandle(fd))
 
 
-/* GetLastError() as an errno value. With a path: the call failed for it. To a
- * folder Windows denies access where POSIX says that it is one. */
+/* GetLastError() as an errno value. `path` is what the call failed for, or
+ * NULL. If it is a folder, Windows only denies access; POSIX says EISDIR. */
 static int
 kaws__disk_errno(const WCHAR *path)
 {
@@ -2607,9 +2630,9 @@ kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
 
 /* Opens without waiting for the other end of a pipe. Only READ_LINKED follows a
  * link at the end of the path, because an attacker may have put one in the
- * keyring's place. A folder is opened to be synced; on Windows a folder can be
- * opened for reading as well, as on POSIX, and the caller sees that it is no
- * file. */
+ * keyring's place. FOLDER opens a folder so that it can be synced. READ and
+ * READ_LINKED open a folder, too, on POSIX and on Windows; the caller then sees
+ * that it is no file. */
 static int
 kaws__disk_open(const char *path, int how, int *fd)
 {
@@ -2676,7 +2699,8 @@ kaws__disk_close(int fd)
 }
 
 
-/* Whether we are of that group. (If of more than 256, who knows.) */
+/* Whether the process is in that group. (If it is in more than 256 groups, only
+ * its effective group counts.) */
 #if !defined(_WIN32)
 static int
 kaws__disk_in_group(gid_t group)
@@ -2691,8 +2715,8 @@ kaws__disk_in_group(gid_t group)
 #endif
 
 
-/* What an open file is or, with a path, what the path means now: a link at its
- * end is seen as a link. All zeros if that cannot be told. */
+/* Describes an open file or, if `path` is given, what the path names now; a
+ * link at its end counts as a link. On failure *out is all zeros. */
 static int
 kaws__disk_stat(int fd, const char *path, kaws__stat *out)
 {
@@ -2742,8 +2766,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
 }
 
 
-/* Reads into `to` or, if it is NULL, writes `from`: until all is done, the file
- * ends, or a call fails. *done tells how much that is. */
+/* Reads into `to` or, if `to` is NULL, writes `from`, until all is done, the
+ * file ends, or a call fails. *done is the number of bytes transferred. */
 static int
 kaws__disk_transfer(int fd, uint64_t offset, uint8_t *to, const uint8_t *from,
                     size_t len, size_t *done)
@@ -2785,7 +2809,8 @@ kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 }
 
 
-/* A short write is no error yet: the next call tells its cause. */
+/* A short write is not an error yet: the next call writes the rest, or fails
+ * with the cause. */
 static int
 kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
@@ -2811,9 +2836,9 @@ kaws__disk_sync(int fd)
 }
 
 
-/* Makes the names in a folder durable. A file system that cannot sync folders
- * says EINVAL (on Windows it denies access, or says that it cannot), and no
- * more can be asked of it. */
+/* Makes the names in a folder durable. If a file system cannot sync folders,
+ * the call fails with EINVAL (on Windows EACCES or EOPNOTSUPP). We accept that,
+ * because we can do nothing more. */
 static int
 kaws__disk_sync_dir(int fd)
 {
@@ -2846,16 +2871,17 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2() and statx(), whether or not its libc has them and shows
- * them. So both are called by number. */
+/* Linux has renameat2() and statx(), but its libc may not have them, or may
+ * hide them. So we call both by number. */
 
 
-/* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
- * where it takes a link, `from` stays as a second name. ENOSYS: the kernel or
- * the file system cannot do it, or a sandbox forbids it. (Its EPERM may be the
- * file's own; the plain rename, which the caller tries next, gets that, too.)
- * On Windows nobody replaces a file that another program, such as a virus
- * scanner, has open and does not share: it is waited for, a second at most. */
+/* Renames as `how` says. RENAME_NEW fails with EEXIST if something has the
+ * name; if it has to use link(), `from` stays as a second name. ENOSYS: the
+ * kernel or the file system cannot do it, or a sandbox forbids it. (EPERM comes
+ * from a sandbox, or from the file; if it is from the file, the plain rename
+ * that the caller tries next fails, too.) Windows cannot replace a file that
+ * another program, such as a virus scanner, has open and does not share: we
+ * wait for that program, a second at most. */
 static int
 kaws__disk_rename(const char *from, const char *to, int how)
 {
@@ -2912,7 +2938,8 @@ kaws__disk_is_mount(const char *path)
 }
 
 
-/* Whether names in the folder may be changed: 0, or why not. */
+/* Returns 0 if we may change names in the folder, otherwise the reason (errno).
+ */
 static int
 kaws__disk_may_change(const char *dir)
 {
@@ -2959,15 +2986,15 @@ kaws__disk_make_dir(const char *path)
 
 /* ---- file locks --------------------------------------------------------- */
 
-/* A file has two locks, in slots 0 and 1. A lock belongs to the open file, not
- * to the process: closing another descriptor of the same file must not release
- * it, and two rings in one process must see each other. The caller does not
- * lock again what it holds. */
+/* A file has two locks, in slots 0 and 1. A lock must belong to the open file,
+ * not to the process: closing another descriptor of the same file must not
+ * release it, and two rings in one process must exclude each other. The caller
+ * never takes a lock that it holds already. */
 
 #if defined(_WIN32)
 
-/* The byte of a slot: far behind any data, because on Windows a lock also keeps
- * others from reading. */
+/* The byte that stands for a slot. It is far behind any data, because on
+ * Windows nobody else can read a locked byte. */
 #define KAWS__SLOT(slot)                                                      \
     { .OffsetHigh = 0x40000000, .Offset = 2 * (DWORD)(slot) }
 
@@ -2975,9 +3002,9 @@ kaws__disk_make_dir(const char *path)
 
 /* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
  * in its way. On Linux <fcntl.h> may be hiding them. A system without them has
- * flock() instead, which knows one lock of a file: it is slot 1, the one that
- * protects. In slot 0 nobody is ever seen, so who else has the file open stays
- * unknown. */
+ * flock() instead, which knows one lock per file: we use it for slot 1, the
+ * lock that excludes other writers. Slot 0 then always seems free, so we cannot
+ * tell who else has the file open. */
 #if defined(__linux__)
 enum { KAWS__GETLK = 36, KAWS__SETLK = 37 };
 #elif defined(F_OFD_SETLK)
@@ -3006,16 +3033,16 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
     KAWS__CALL(os, fcntl(fd, call, &range));
     *type = range.l_type;
     return os == EACCES ? EAGAIN
-         : os == EINVAL ? ENOSYS : os;    /* an old kernel, a sandbox's       */
+         : os == EINVAL ? ENOSYS : os;    /* an old kernel, or a sandbox      */
 #endif
 }
 
 #endif
 
 
-/* 0, or EAGAIN as long as another open file holds the lock. Never waits. On
- * Windows a shared lock is tried again for a moment, because others may only be
- * asking whether it is held, as below. */
+/* Returns 0, or EAGAIN as long as another open file holds the lock. On Windows
+ * it tries a shared lock again for a moment, because another process may hold
+ * the lock only to ask whether it is held (kaws__disk_locked_by_others). */
 static int
 kaws__disk_lock(int fd, int slot, int exclusive)
 {
@@ -3040,7 +3067,8 @@ kaws__disk_lock(int fd, int slot, int exclusive)
 }
 
 
-/* Whether the lock was held. (POSIX does not say; there it is 1.) */
+/* Releases the lock. Returns whether it was held. (POSIX does not say; there it
+ * returns 1.) */
 static int
 kaws__disk_unlock(int fd, int slot)
 {
@@ -3056,8 +3084,8 @@ kaws__disk_unlock(int fd, int slot)
 }
 
 
-/* Whether another open file holds the lock, of which we have at most a share.
- * Windows cannot tell, so we give up our share and try to get it all. */
+/* Whether another open file holds the lock. We hold it shared, or not at all.
+ * Windows cannot tell, so there we release it and try to get it exclusively. */
 static int
 kaws__disk_locked_by_others(int fd, int slot)
 {
@@ -3089,21 +3117,22 @@ kaws__disk_locked_by_others(int fd, int slot)
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
  * we know it, what to do. It never holds a secret, a signature or a reply. It
- * is one line of printable ASCII, whatever a caller put into it. A sentence
- * too long for its array is cut, because half a sentence beats none.
+ * is one line of printable ASCII, whatever a caller put into it. If a sentence
+ * is too long for its array, it is cut, because half of it is better than
+ * nothing.
  *
  * Every function here accepts err == NULL, and then fills nothing.
  *
- * What no caller waits for is logged. Each line that can be logged is a row of
- * the table below, and begins with its tag, [KAWS-101]. People search for the
- * tag, and README.md explains each one.
+ * What no function returns to its caller is logged. Each line that can be
+ * logged is a row of the table below, and begins with its tag, [KAWS-101].
+ * People search for the tag, and README.md explains each one.
  */
 
 enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 
-/* name, number, level, format. A number is given once: it never changes its
- * meaning, and is not used again if its line goes. 101 to 299 are the library's
- * and 301 on the MySQL plugin's. */
+/* name, number, level, format. A number never changes its meaning, and is not
+ * used again if its line is removed. 101 to 299 belong to the library, and 301
+ * and above to the MySQL plugin. */
 #define KAWS__LOG_OPENED       101, KAWS__NOTE, "opened %s: %s; version "      \
     KAWS_VERSION ", KMS key %s in %s, requests go to %s, accounts trusted: "   \
     "%s, access key id ends in %s, timeouts %d ms to connect and %d ms in all"
@@ -3116,8 +3145,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s %s; this matters only " \
     "if no_proxy does not name AWS KMS's host"
 #define KAWS__LOG_TLS_KEYS     106, KAWS__WARNING, "SSLKEYLOGFILE is set in "  \
-    "the environment: libcurl may write its TLS keys to that file, and who "   \
-    "reads it can read what AWS KMS sends; unset it"
+    "the environment: libcurl may write its TLS keys to that file, and anyone "\
+    "who can read it can read what AWS KMS sends; unset it"
 #define KAWS__LOG_NEWER        107, KAWS__NOTE, "AWS refused the "             \
     "credentials; %s %s has newer ones, which are used from now on: their "    \
     "access key id ends in %s"
@@ -3127,7 +3156,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "is %s now, which seals from here on; if nobody meant to move the alias, " \
     "set the KMS key by its ARN"
 #define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
-    "it opens what it is asked about; AWS KMS would not"
+    "it decrypts each blob that it should only check; AWS KMS would not"
 #define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
     "the proof that AWS KMS can open them, because kms:Decrypt is not "        \
     "allowed: allow it, or no key can be fetched"
@@ -3245,7 +3274,7 @@ kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 }
 
 
-/* Every text that leaves this room is written here. */
+/* Every text of an error or of the log is written here. */
 KAWS__PRINTF(3, 0)
 static void
 kaws__err_write(char *out, size_t cap, const char *format, va_list args)
@@ -3271,7 +3300,7 @@ kaws__err_clear(kaws_error *err)
 
 /* Fills the error; its own text may be an argument, to be part of the new one.
  * If a system call failed, `os` is its errno (else 0), and the system's reason
- * ends the sentence: a long path leaves room for it. */
+ * ends the sentence. Even if a path is long, there is room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill(kaws_error *err, kaws_status status, int os,
@@ -3295,9 +3324,9 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
 }
 
 
-/* How it is called: each fills the error, and its value is the status. They are
- * macros because neither compiler nor analyzer looks into a function with
- * `...`, and both should see which status comes back. */
+/* Each fills the error, and its value is the status. They are macros because
+ * neither compiler nor analyzer looks into a function with `...`, but both
+ * should see which status is returned. */
 #define kaws__err_set(err, status, ...) \
     (kaws__err_fill(err, status, 0, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
@@ -3319,12 +3348,12 @@ kaws__err_decimal(char out[24], uint64_t n)
 
 #define KAWS__DECIMAL(n) kaws__err_decimal((char[24]){ "" }, n)
 
-/* For "%s key%s": the number, and its s. */
+/* For "%s key%s": the number, and the plural's s. */
 #define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
-/* There was no memory (or no lock, which is memory of the system's) for what
- * we were doing. */
+/* We got no memory for `doing`; or no lock, because that takes the system's
+ * memory. */
 static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
@@ -3367,8 +3396,8 @@ kaws__err_log(const kaws_hooks *hooks, int number, int level,
 }
 
 
-/* Warns of a file or folder that others than this process's user can change,
- * or, if it is a file, read. Reading the names in a folder does no harm. */
+/* Warns if other users than this process's can change a file or folder, or read
+ * a file. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3421,7 +3450,7 @@ kaws__mem_builtin(void *ctx, void *ptr, size_t old_len, size_t new_len)
 
 
 /* Grows, shrinks (new_len > 0) or frees (new_len 0) a block. The hook only
- * gives and takes: a realloc that moves a block would leave the old bytes
+ * allocates and frees: a realloc that moves a block would leave the old bytes
  * behind. */
 static void *
 kaws__mem_resize(const kaws_hooks *hooks, void *ptr, size_t old_len,
@@ -3482,9 +3511,9 @@ kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
  * A kaws_bytes borrows: it is a pointer and a length, and is never freed. A
  * kaws__buf is what a builder writes to, without caring where the bytes go: to
  * a block that grows (hooks are set), to an array that may turn out too small,
- * or to a consumer such as a running hash (feed is set). A buffer that once
- * had no room remembers it (failed), and ignores all later bytes, so a builder
- * asks once, at the end.
+ * or to a consumer such as a running hash (feed is set). A buffer that runs out
+ * of room remembers that (failed), and ignores all later bytes. So a builder
+ * checks only once, at the end.
  */
 
 /* A 1 in each byte of a word, for work on eight bytes at once. */
@@ -3514,7 +3543,7 @@ kaws__buf_same(kaws_bytes a, kaws_bytes b)
 }
 
 
-/* Whether the text begins so, and goes on. */
+/* Whether the text begins with `with`, and is longer. */
 static int
 kaws__buf_begins(kaws_bytes text, const char *with)
 {
@@ -3651,9 +3680,9 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
  *        text_show text_quote text_holds text_number text_amz_date
  *        text_http_date text_iso_date kaws_show
  *
- * Small conversions of ASCII and bytes. None of them asks the locale. Base64
- * carries keys in the clear, so no branch and no table index of it depends on
- * them.
+ * Small conversions of ASCII and bytes. None of them depends on the locale.
+ * Base64 carries keys in the clear, so its code has no branch and no table
+ * index that depends on a key.
  */
 
 static int
@@ -3672,7 +3701,7 @@ kaws__text_folded(int c)
 }
 
 
-/* Less than 0, 0 or more, as memcmp. `folded`: in lower case. */
+/* Compares as memcmp does; `folded`: as if all letters were in lower case. */
 static int
 kaws__text_order(kaws_bytes a, kaws_bytes b, int folded)
 {
@@ -3714,8 +3743,8 @@ kaws__text_hex(char *out, const uint8_t *data, size_t len)
 /* ---- base64 (RFC 4648, section 4) -------------------------------------- */
 
 /* Eight digits are converted at once, one in each byte of a word, the first in
- * the highest byte. No byte of a sum below leaves 0 to 255, so no byte disturbs
- * its neighbour. The comments at the sums say why. */
+ * the highest byte. In the sums below each byte stays between 0 and 255, so no
+ * byte changes its neighbour. The comments at the sums say why. */
 
 /* A 1 in each byte that is `n` or more, else a 0. All bytes are under 128. */
 static uint64_t
@@ -3736,8 +3765,8 @@ kaws__text_to_digits(uint64_t six)
 }
 
 
-/* The values of eight digits. Sets bits in *bad if one is no digit. The offsets
- * begin at '+', '/', '0', 'A' and 'a'; none takes away more than a byte has. */
+/* The values of eight digits. Sets bits in *bad if one is no digit. A new
+ * offset begins at '+', '/', '0', 'A' and 'a'; no byte becomes negative. */
 static uint64_t
 kaws__text_to_values(uint64_t digits, uint64_t *bad)
 {
@@ -3926,10 +3955,10 @@ kaws__text_is_utf8(kaws_bytes text)
 
 
 /* Finds the user and the password of a URL. They end at the last '@', because a
- * password may hold anything. They begin behind the first quote if a ':' comes
- * after it, and then behind the scheme if there is one; without such a quote
- * they begin behind the first "://". A name of the caller's `own` counts as
- * quoted. Returns their end, or 0 if there are none. */
+ * password may hold anything. If a ':' comes after the first quote, they begin
+ * behind that quote, or behind the scheme if one follows it. Otherwise they
+ * begin behind the first "://". The caller's `own` text counts as quoted.
+ * Returns their end, or 0 if there are none. */
 static size_t
 kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 {
@@ -3957,11 +3986,12 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 }
 
 
-/* The length of the run of base64 at the beginning if it could be a secret: it
- * has `least` bytes or more, letters of both cases, and digits. Else 0. With
- * `slash`, a '/' belongs to a run. AWS's words are no such runs: actions have
- * no digits, hex has one case, and an '=', the '-' of a UUID, the ':' of an ARN
- * and the '_' of a role's name end a run. */
+/* Returns the length of the run of base64 at the beginning, if the run could be
+ * a secret: it has `least` bytes or more, letters of both cases, and digits.
+ * Otherwise returns 0. With `slash`, a '/' belongs to a run. Words that AWS
+ * uses are never such runs: actions have no digits, hex has one case, and an
+ * '=', the '-' of a UUID, the ':' of an ARN and the '_' of a role's name end a
+ * run. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
@@ -3982,12 +4012,12 @@ kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 }
 
 
-/* Every word that is not ours passes this filter. It leaves out what could be a
+/* Every text that is not ours passes this filter. It leaves out what could be a
  * secret, escapes the rest, and cuts it with three dots if it does not fit. In
- * others' words, 20 bytes of base64 could be a secret (a key of 16 bytes has
- * 22). In the caller's `own`, 40 could: a secret access key in the wrong
- * setting. A slash counts as base64 in a run of 40, unless the caller's own
- * text is a path. */
+ * text from others, a run of 20 bytes of base64 could be a secret (a key of 16
+ * bytes has 22). In the caller's `own` text, only a run of 40 could be one: a
+ * secret access key in the wrong setting. A slash counts as base64 in a run of
+ * 40, unless the caller's own text is a path. */
 static const char *
 kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 {
@@ -4021,14 +4051,14 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 }
 
 
-/* `show` writes a name or setting of the caller's, or a file's name, to stand
- * between single quotes, which it cannot end. `quote` writes somebody else's
- * words. */
+/* `show` writes a name or setting of the caller's, or a file's name, for a
+ * place between single quotes; the text cannot end the quotes. `quote` writes
+ * text from others. */
 #define kaws__text_show(out, cap, text)  kaws__text_filter(out, cap, text, 1)
 #define kaws__text_quote(out, cap, text) kaws__text_filter(out, cap, text, 0)
 
-/* The same for one sentence. The text lives as long as the block that the macro
- * stands in. */
+/* The same, with an array that lives as long as the block that uses the macro.
+ */
 #define KAWS__SHOW(text)  kaws__text_show((char[96]){ "" }, 96, text)
 #define KAWS__QUOTE(text) kaws__text_quote((char[272]){ "" }, 272, text)
 
@@ -4041,7 +4071,7 @@ kaws_show(char *out, size_t cap, const char *name)
 }
 
 
-/* The next letter or digit, folded; 0 at the end. Skips escapes of ours. */
+/* The next letter or digit, folded; 0 at the end. Skips our \xNN escapes. */
 static int
 kaws__text_next(kaws_bytes text, size_t *at)
 {
@@ -4059,8 +4089,9 @@ kaws__text_next(kaws_bytes text, size_t *at)
 
 /* Whether the text holds a piece of the secret, in any case and with anything
  * between the letters. A piece is eight letters or digits, or all of them if
- * the secret has fewer: a sentence holds eight of a token by chance once in
- * millions of times, and seven help nobody. No copy is made. */
+ * the secret has fewer: a sentence holds eight letters of a token by chance
+ * only once in millions of times, and seven letters help nobody. The secret is
+ * not copied. */
 static int
 kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 {
@@ -4088,7 +4119,8 @@ kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 
 /* ---- numbers and dates ------------------------------------------------- */
 
-/* Decimal digits only, 1 to 10 of them, for a number up to `most`; else 0. */
+/* Reads a number up to `most`. The text must be 1 to 10 decimal digits; else 0.
+ */
 static int
 kaws__text_number(kaws_bytes text, uint32_t most, uint32_t *out)
 {
@@ -4142,8 +4174,9 @@ kaws__text_amz_date(char out[17], int64_t when)
 
 
 /* Unix seconds of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, section 5.6.7),
- * the one form that servers may send today; 0 for anything else. In `shape`, a
- * digit stands for a digit of that number; the letters are compared below. */
+ * the one form that servers may send today; 0 for anything else. In `shape`,
+ * each 0 to 4 stands for a digit of n[0] to n[4]; the letters are compared
+ * below. */
 KAWS__MAYBE static int64_t
 kaws__text_http_date(kaws_bytes text)
 {
@@ -4233,7 +4266,7 @@ kaws__text_iso_date(kaws_bytes text)
 
 typedef struct kaws__json {
     uint8_t    *at, *end;
-    const char *bad;              /* what is wrong at `at`; NULL while well   */
+    const char *bad;              /* what is wrong at `at`; NULL: nothing    */
     uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
     int         depth;            /* of the levels that are open              */
 } kaws__json;
@@ -4305,7 +4338,7 @@ kaws__json_hex4(kaws__json *j, uint32_t *out)
 }
 
 
-/* Writes a character of up to 21 bits, the last six bits last. */
+/* Writes a character of up to 21 bits as UTF-8, its last byte first. */
 static uint8_t *
 kaws__json_put_utf8(uint8_t *to, uint32_t c)
 {
@@ -4319,7 +4352,8 @@ kaws__json_put_utf8(uint8_t *to, uint32_t c)
 }
 
 
-/* The character of a \u escape, or of a pair of them; at its digits. */
+/* Reads the character of a \u escape, or of two that are a surrogate pair.
+ * j->at is at the first digit. */
 static int
 kaws__json_unicode(kaws__json *j, uint32_t *c)
 {
@@ -4489,8 +4523,8 @@ kaws__json_value(kaws__json *j)
 
 /* ---- a whole reply ----------------------------------------------------- */
 
-/* Reads a member of an array, or of an object its name and its value. A wanted
- * member of the outermost object must be a string. */
+/* Reads a value of an array, or a member of an object. A wanted member of the
+ * outermost object must be a string. */
 static int
 kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
 {
@@ -4510,9 +4544,9 @@ kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
 }
 
 
-/* Reads one object and nothing after it. Of its members, the wanted ones must
- * be strings and come at most once. Returns NULL, or what is wrong, and where
- * in *offset. The text is changed in place, and the views point into it. */
+/* Reads one object; nothing may follow it. The wanted members must be strings
+ * and occur at most once. Returns NULL, or what is wrong; *offset says where.
+ * The text is changed in place, and the views point into it. */
 static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
@@ -4791,7 +4825,7 @@ kaws__crypto_init(kaws__sha256 *hash)
 }
 
 
-/* `hash` is a kaws__sha256; a buffer may feed one. */
+/* `hash` is a kaws__sha256. It is a void * so that a buffer can feed it. */
 static void
 kaws__crypto_update(void *hash, const void *data, size_t len)
 {
@@ -4857,12 +4891,14 @@ kaws__crypto_wipe_frame(void)
 }
 
 
-/* Wipes the frames of the calls that the caller has made before. BearSSL writes
- * an HMAC into its own frame, copies it from there, and wipes nothing. */
+/* Wipes the stack where the caller's earlier calls had their frames. BearSSL
+ * writes an HMAC into its own frame, copies it from there, and wipes nothing.
+ */
 static void
 kaws__crypto_clear_frames(void)
 {
-    /* No compiler can lay this call's frame into the caller's. */
+    /* The pointer is volatile, so no compiler can inline the call and place its
+     * frame elsewhere. */
     static void (*const volatile wipe)(void) = kaws__crypto_wipe_frame;
 
     wipe();
@@ -4885,9 +4921,10 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
 enum { KAWS__TAG = 16 };          /* bytes that ChaCha20-Poly1305 adds        */
 
 
-/* ChaCha20-Poly1305 (RFC 8439) in place, bound to what the data are `about`. To
- * seal makes the tag. To open returns 0 if the tag is not the right one; all
- * bytes are zeros then. No nonce may seal twice under one key. */
+/* Encrypts (if `seals`) or decrypts the data in place with ChaCha20-Poly1305
+ * (RFC 8439), and authenticates `about` with them. Encrypting writes the tag.
+ * Decrypting returns 0 if the tag is wrong; all data are zeros then. A nonce
+ * must not encrypt twice under one key. */
 static int
 kaws__crypto_aead(const uint8_t key[32], const uint8_t nonce[12],
                   kaws_bytes about, int seals, uint8_t *data, size_t len,
@@ -4905,7 +4942,7 @@ kaws__crypto_aead(const uint8_t key[32], const uint8_t nonce[12],
         memcpy(tag, made, KAWS__TAG);
     if (!right)
         kaws_wipe(data, len);
-    kaws_wipe(made, sizeof made);         /* of a forgery, the tag is secret  */
+    kaws_wipe(made, sizeof made);         /* a forger must not learn the tag  */
     return right;
 }
 
@@ -4931,7 +4968,7 @@ typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__fields {     /* three more are headers that we add       */
+typedef struct kaws__fields {     /* with room for 3 headers that we add      */
     size_t      count;
     kaws__field at[KAWS__SIGV4_MAX + 3];
 } kaws__fields;
@@ -4945,7 +4982,7 @@ kaws__sigv4_unreserved(int c)
 }
 
 
-/* What stays in a path that is encoded already. */
+/* The characters that stay as they are in a path that is already encoded. */
 static int
 kaws__sigv4_encoded(int c)
 {
@@ -4953,7 +4990,8 @@ kaws__sigv4_encoded(int c)
 }
 
 
-/* A buffer feeds what is written to it into a query, percent-encoded. */
+/* A buffer's consumer: writes what the buffer feeds to it into a query,
+ * percent-encoded. */
 static void
 kaws__sigv4_encode(void *query, const void *data, size_t len)
 {
@@ -4984,9 +5022,9 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and those that AWS wants signed
- * if they are not among them; a presigned URL needs only Host. Each value ends
- * with a NUL. Returns NULL, or what is wrong. */
+/* Collects the headers to sign. They are the caller's, Host among them, and
+ * AWS's own that the caller did not give. A presigned URL gets none of AWS's.
+ * Each value ends with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
@@ -5028,8 +5066,8 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
 }
 
 
-/* Writes `before` and a header's name in lower case; but nothing if the header
- * before it has the same name. Returns whether it wrote. */
+/* Writes `before` and a header's name in lower case, or nothing if the previous
+ * header has the same name. Returns whether it wrote. */
 static int
 kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
                  const char *before)
@@ -5062,7 +5100,7 @@ kaws__sigv4_names(kaws__buf *out, const kaws__fields *headers)
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* The path's segment there, without the slash before it. */
+/* The first segment of a path, without the slash before it. */
 static kaws_bytes
 kaws__sigv4_segment(const char *path)
 {
@@ -5071,7 +5109,7 @@ kaws__sigv4_segment(const char *path)
 }
 
 
-/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+/* Returns 1 if a segment leads a level down, -1 if it leads up, else 0. */
 static int
 kaws__sigv4_levels(kaws_bytes segment)
 {
@@ -5080,8 +5118,8 @@ kaws__sigv4_levels(kaws_bytes segment)
 }
 
 
-/* Writes the path as sent, without segments that are empty, ".", ".." or undone
- * by a ".." behind them, and encoded once more: AWS does that for every service
+/* Writes the path without segments that are empty, ".", "..", or undone by a
+ * later "..", and percent-encodes it once more. AWS does both for every service
  * but S3. */
 static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
@@ -5163,7 +5201,8 @@ kaws_payload_sha256(char out[65], kaws_bytes body)
 }
 
 
-/* `query` is the request's, or what has been written of a presigned URL's. */
+/* Writes the canonical request. `query` is the request's query, or the part of
+ * a presigned URL's query that has been written so far. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
                     const kaws__fields *headers, const char *query)
@@ -5195,9 +5234,9 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
 
 /* ---- step 4: derive a signing key -------------------------------------- */
 
-/* HMAC by HMAC, from the secret: the date, the region, the service, the end.
- * The secret has at most 256 bytes. The key is a secret, too: the caller wipes
- * it. */
+/* Chains four HMACs, beginning with the secret: over the date, the region, the
+ * service and a constant. The secret has at most 256 bytes. The key is a
+ * secret, too: the caller wipes it. */
 static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
@@ -5225,7 +5264,7 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 
 /* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* The session token of a presigned URL, if there is one. */
+/* Writes the session token of a presigned URL, if there is one. */
 static void
 kaws__sigv4_token(kaws__buf *query, const char *token)
 {
@@ -5238,8 +5277,8 @@ kaws__sigv4_token(kaws__buf *query, const char *token)
 }
 
 
-/* Writes the header's value up to the signature, or the query up to what is not
- * signed. */
+/* Writes the value of Authorization up to the signature, or the part of a
+ * presigned URL's query that is signed. */
 static void
 kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
                   const char *scope, const char *date,
@@ -5266,8 +5305,8 @@ kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Writes the header's value or the query, NUL-terminated. who.secret is not
- * used: `key` was made from it. Returns NULL, or what is wrong. */
+/* Writes the value of Authorization or the query, NUL-terminated. who.secret is
+ * not used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -5290,7 +5329,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     kaws__sigv4_begin(&result, what, who, scope, date, &headers);
     if (what->expires > 0 && result.len < cap) {
         out[result.len] = '\0';
-        query = out;                      /* it is signed so far             */
+        query = out;                      /* the part that is signed         */
     }
 
     kaws__crypto_init(&request);
@@ -5313,7 +5352,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Returns NULL, or what is wrong before anything is signed. */
+/* Checks the arguments of kaws_sign. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
@@ -5328,7 +5367,7 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* slashes divide the scope        */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
@@ -5396,21 +5435,21 @@ kaws_amz_date(char out[17], int64_t when)
 
 
 /* ==========================================================================
- * ROOM  url      which hosts and which proxies can be meant
+ * ROOM  url      which hosts and which proxies are well formed
  * ==========================================================================
  * Uses: sys err buf text
  * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
  *
- * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
- * checked in programs without libcurl, too, so this room checks by itself. It
- * is stricter than libcurl: libcurl accepts whatever this room accepts, and
- * takes the same part of it for the host.
+ * libcurl has had a URL parser since 7.62. But we support 7.54, and we check an
+ * endpoint in programs without libcurl, too. So this room has checks of its
+ * own. They are stricter than libcurl's: libcurl accepts whatever this room
+ * accepts, and takes the same part of it for the host.
  */
 
 #define KAWS__URL_MAX 192         /* longest URL of ours, and its NUL         */
 
 
-/* host, host:port, [IPv6] or [IPv6]:port. */
+/* Is it host, host:port, [IPv6] or [IPv6]:port? */
 static int
 kaws__url_host_ok(kaws_bytes text)
 {
@@ -5435,7 +5474,7 @@ kaws__url_host_ok(kaws_bytes text)
 }
 
 
-/* The part that says whom a request is for: "https://host:port". */
+/* The part of a URL that names the server: "https://host:port". */
 static kaws_bytes
 kaws__url_origin(const char *url)
 {
@@ -5454,8 +5493,8 @@ KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
 
 
 /* Is it [scheme://][user[:password]@]host[:port][/...]? If a password holds a
- * raw '/', libcurl takes what follows it for a path, and what precedes it for
- * the host. So no '@' may follow the host. */
+ * raw '/', libcurl takes the text before the '/' for the host, and the rest for
+ * a path. So no '@' may follow the host. */
 KAWS__MAYBE static int
 kaws__url_proxy_ok(const char *proxy)
 {
@@ -5485,8 +5524,9 @@ kaws__url_proxy_ok(const char *proxy)
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
- * like an outage. The proxy's URL may hold a password, so the message names the
- * variable only. *over_tls: whether libcurl may speak TLS with the proxy. */
+ * like an outage. If no_proxy is set, only warns: the proxy may not be used.
+ * The proxy's URL may hold a password, so the message names the variable only.
+ * *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -5522,12 +5562,12 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  * Gives: head_begin kaws_reply_line
  *
  * The built-in sender and the caller's `send` hook hand over the same lines, so
- * they are read in one way. A wanted header that was not sent as one whole line
- * is not believed: it came twice, or in several lines. Of the three that every
- * reply may have, the last counts.
+ * both are read here. A header that the caller wants is believed only if it
+ * came once, in one whole line. Date, the request id and the retry-after may
+ * come twice: then the last one counts.
  */
 
-/* Nothing is known yet; or what is known was said of another reply. */
+/* Forgets the header lines of an earlier reply, if there was one. */
 static void
 kaws__head_begin(kaws_reply *r)
 {
@@ -5543,9 +5583,9 @@ kaws__head_begin(kaws_reply *r)
 }
 
 
-/* Keeps the value, if that header is wanted. name NULL: the line goes on with
- * the header before it. Nobody knows which one that was, so none is believed.
- */
+/* Keeps the value if the header is wanted. `name` is NULL for a line that
+ * continues a header. We do not know which header that is, so we believe none
+ * of those that are wanted. */
 static void
 kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 {
@@ -5567,8 +5607,9 @@ kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 }
 
 
-/* A header. A request id that is too long (AWS's have 36 bytes) is cut and ends
- * in a digest of the whole id, so two ids that begin alike stay two. */
+/* Takes over one header. A request id that is too long (AWS's have 36 bytes) is
+ * cut and ends in a digest of the whole id. So two ids that begin alike remain
+ * different. */
 static void
 kaws__head_field(kaws_reply *r, kaws_bytes name, kaws_bytes value)
 {
@@ -5631,16 +5672,16 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
  *
  * Each idle connection is owned by a curl_multi of its own, and its TLS session
  * by a share of its own. The sender lends a connection to one thread at a time.
- * Each request has an easy handle of its own, so nothing else of a reply
- * outlives the request inside libcurl.
+ * Each request has an easy handle of its own, so libcurl keeps nothing else
+ * from one request to the next.
  *
  * Secret bytes pass through libcurl on their way. A reply is copied out of
  * libcurl's buffer and wiped there. A request that carries a plaintext ends in
  * many spaces (see calls), and its body is handed over in two parts: libcurl
  * fills its one upload buffer from the start each time, so the spaces overwrite
- * the plaintext. libcurl reads the header lines where they are: they hold the
- * session token and the signature, so no copy is made. OpenSSL is told to wipe
- * its own buffers.
+ * the plaintext. The header lines hold the session token and the signature, so
+ * we do not copy them: libcurl reads them where they are. OpenSSL is told to
+ * wipe its own buffers.
  */
 
 /* built-in sender: begin */
@@ -5653,7 +5694,7 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
 #define KAWS__CURL_LINES    24    /* most header lines of a request           */
 #define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
-#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
+#define KAWS__CURL_CA_MAX 16777216    /* largest; each connection reads it    */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -5661,9 +5702,9 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLSH       *share;          /* its TLS session, for resumption          */
     curl_socket_t sock;           /* CURL_SOCKET_BAD: open a new connection   */
     int64_t       used_us;        /* when the last reply was complete         */
-    unsigned      era;            /* the sender's when this was lent last     */
+    unsigned      era;            /* the sender's era when it lent this last  */
     int           sound;          /* no surplus came with the last reply      */
-    char          origin[KAWS__URL_MAX]; /* all that it serves                */
+    char          origin[KAWS__URL_MAX]; /* the one server that it serves     */
 } kaws__conn;
 
 typedef struct kaws__sender {
@@ -5690,7 +5731,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
     size_t head;                  /* bytes of the reply's header lines so far */
-    int    headed;                /* and they are complete                    */
+    int    headed;                /* those lines are complete                 */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
@@ -5774,9 +5815,9 @@ kaws__curl_symbol(const char *name, void *function)
 }
 
 
-/* If we cannot ask the TLS library, it may hold something back: its connections
- * are used once. So are those to a proxy that speaks TLS itself, because
- * libcurl does not tell us the TLS session with the proxy. */
+/* Is nothing unread in the TLS library? If we cannot ask it, something may be,
+ * so the connection is used only once. So is a connection to a proxy that
+ * speaks TLS itself, because libcurl hides that TLS session from us. */
 static int
 kaws__curl_tls_silent(const kaws__transfer *t)
 {
@@ -5808,10 +5849,10 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Lines behind the head are the trailer of a chunked body: we ignore them.
- * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
- * session only while it is at work, so we ask here. It drops without a word
- * what it has read behind a chunked body, so such a connection is not used
+/* Lines after the head are the trailer of a chunked body: we ignore them. A
+ * head that libcurl counts as a 1xx is not the reply's. libcurl gives us the
+ * TLS session only during the transfer, so we ask here. libcurl silently drops
+ * what it has read behind a chunked body, so we do not use the connection
  * again. KMS sends no chunked bodies. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
@@ -5842,7 +5883,7 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 
 
 /* A libcurl before 7.71 also drops what it has read behind a body of a known
- * length. It says so only in the words that are meant for a log. */
+ * length. It says so only in its debug messages. */
 static int
 kaws__curl_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
@@ -5923,12 +5964,11 @@ kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
 
 
 /* Lends a conn to the caller until kaws__curl_done(): the idle one of that host
- * that was used last, or a new one. A conn whose connection has ended, was
- * distrusted or has not been silent since its last reply is lent as well,
- * because it keeps the CA certificates and a TLS session to resume; libcurl
- * opens a new connection in it, which pushes out the old one. What is readable
- * may be the connection's end, a surplus reply or a TLS ticket: we do not look.
- */
+ * that was used last, or a new one. An idle conn is lent even if its connection
+ * has ended, is distrusted or was not silent, because the conn keeps the CA
+ * certificates and a TLS session to resume. libcurl then opens a new connection
+ * in it, which pushes out the old one. If the socket is readable, the cause may
+ * be the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
@@ -5996,7 +6036,8 @@ kaws__curl_distrust(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
-/* The option that makes libcurl send that method; 0: we send none such. */
+/* The option that makes libcurl use a method, or 0 for a method that we never
+ * send. */
 static CURLoption
 kaws__curl_method(const char *method)
 {
@@ -6013,15 +6054,16 @@ kaws__curl_method(const char *method)
 }
 
 
-/* Sets what the request is, and what holds for every request. An older libcurl
- * or another TLS library may not know the options that are cast to void; it
- * must know all others.
- * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
- * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
- * of CAs that libcurl was built with would count as well. Plain HTTP is for
- * this machine alone, so no proxy may get it. A POST's body without a plaintext
- * is handed over whole, and goes out with the headers in one piece. The method
- * is set last, because POSTFIELDS sets one, too. */
+/* Sets the options of this request, and those that all requests share. Only the
+ * options that are cast to void may fail: an older libcurl, or one with another
+ * TLS library, may not know them.
+ * SUPPRESS_CONNECT_HEADERS hides the head of a proxy's answer to CONNECT from
+ * us: before libcurl 8.1, a proxy could corrupt the heap with it. CAPATH is
+ * cleared, because the folder of CAs that libcurl was built with would count
+ * beside CAINFO. Plain HTTP is for this machine alone, so no proxy may get it.
+ * A POST's body without a plaintext is handed over whole, and goes out with the
+ * headers in one piece. The method is set last, because POSTFIELDS sets one,
+ * too. */
 static int
 kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
@@ -6084,10 +6126,10 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 /* Runs the transfer to its end, and decides whether there is a reply and
  * whether the connection may be used again, as far as this room can tell. The
  * reply must have come over a new connection, or over the one that was found
- * silent. libcurl drops without a word what it has read behind a reply without
- * a body (to HEAD, for example), so after one a new connection is opened, which
+ * silent. libcurl silently drops what it has read behind a reply without a body
+ * (to HEAD, for example). So after such a reply we open a new connection, which
  * resumes the TLS session.
- * An old libcurl has nothing to wait for while its resolver is at work: if that
+ * While an old libcurl resolves a name, waiting returns at once: if that
  * happens twice in a row, we pause. */
 static CURLcode
 kaws__curl_perform(const kaws__transfer *t)
@@ -6123,14 +6165,14 @@ kaws__curl_perform(const kaws__transfer *t)
     if (done->data.result != CURLE_OK)
         return done->data.result;
     if (!t->headed)
-        return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
+        return CURLE_PARTIAL_FILE;        /* libcurl accepts a cut-off head  */
     (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
     (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
     if (t->r->body_len == 0)
-        sock = CURL_SOCKET_BAD;           /* what came behind such a reply?   */
+        sock = CURL_SOCKET_BAD;           /* libcurl hides what came behind   */
     conn->sound = sock == CURL_SOCKET_BAD ||
                   (!t->overread && kaws__curl_tls_silent(t));
     conn->sock = sock;
@@ -6139,10 +6181,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If the
- * URL of a proxy with a password is malformed, libcurl may have split it in the
- * wrong place, and its words may hold pieces of the password: then r->text
- * names only the kind of the error, and what to do. */
+/* Turns libcurl's code into a status, and says in r->text why there is no
+ * reply. If the URL of a proxy with a password is malformed, libcurl may split
+ * it in the wrong place, so its message may hold pieces of the password. Then
+ * r->text tells only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -6179,8 +6221,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
- * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
- * the header lines. An Expect would make it wait for a 100. */
+ * is for kaws__curl_done(), or NULL if memory ran out. The casts are safe,
+ * because libcurl only reads the header lines. "Expect:" removes that header,
+ * which would make libcurl wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -6309,19 +6352,19 @@ kaws__curl_close(kaws__sender *s)
  */
 
 #define KAWS__HTTP_HOSTS 32       /* more than a ring uses: one a region      */
-#define KAWS__HTTP_IDS  256       /* request ids remembered of each host      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered for each host     */
 
 typedef struct kaws__seen {       /* the last request ids of one host         */
     uint64_t host;                /* its digest                               */
     uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
-    unsigned count;               /* of all so far                            */
+    unsigned count;               /* of ids so far, overwritten ones too      */
 } kaws__seen;
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    hosts;            /* of all so far                            */
+    unsigned    hosts;            /* how many so far, overwritten ones too    */
     kaws__seen  seen[KAWS__HTTP_HOSTS];
 } kaws__http;
 
@@ -6340,8 +6383,8 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
 }
 
 
-/* This process is a forked child. libcurl would tell the parent's peers that a
- * connection ends, so what libcurl has is left as it is. */
+/* For a forked child. libcurl would tell the parent's peers that a connection
+ * ends, so we leave all that libcurl holds as it is. */
 static void
 kaws__http_abandon(kaws__http *http)
 {
@@ -6361,10 +6404,11 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. Each host has its own,
- * so a busy host does not push out the ids of a quiet one. If two digests
- * collide, a good reply counts as repeated; a repeated one is never missed. */
+/* Notes a reply's request id. Returns 0 if the host's last 256 include it. AWS
+ * makes a new id for each request, so a reply that repeats an id answers
+ * another request. Each host has a list of its own, so a busy host does not
+ * push out the ids of a quiet one. If two digests collide, a good reply counts
+ * as repeated. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
@@ -6399,7 +6443,8 @@ kaws__http_distrust(kaws__http *http)
 }
 
 
-/* Wipes a reply's body. How much of it a `send` hook wrote, nobody knows. */
+/* Wipes a reply's body. We do not know how much a `send` hook wrote, so after
+ * a hook the whole buffer is wiped. */
 static void
 kaws__http_forget(const kaws__http *http, kaws_reply *r)
 {
@@ -6412,14 +6457,13 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 /* Sends the request. *r says which headers are wanted, and may still hold the
  * last attempt's reply. OK, NETWORK, CONFIG and CANCELLED are those of
  * kaws__curl_send; REPLY: the reply repeats a request id. (Some services send
- * none.) The caller judges the reply, and hands *lent to kaws__http_done then.
- */
+ * none.) The caller judges the reply, then hands *lent to kaws__http_done. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
-    const kaws_reply ours = *r;           /* a hook may put it elsewhere      */
+    const kaws_reply ours = *r;           /* a hook may change the pointers   */
     char *id = r->request_id, *end = id;
     kaws_status status;
 
@@ -6440,7 +6484,7 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
     r->header_count = ours.header_count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
-    for (; *id != '\0'; id++)             /* AWS's have nothing else         */
+    for (; *id != '\0'; id++)             /* AWS's ids have nothing else     */
         if (*id == '-' || kaws__text_folded(*id))
             *end++ = *id;
     *end = '\0';
@@ -6455,8 +6499,8 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
 }
 
 
-/* To be called when the reply was judged. Clean: it was well formed, and fits
- * what was asked. Otherwise its connection is closed. */
+/* Call it once the reply is judged. `clean`: the reply is well formed and fits
+ * the request. Otherwise its connection is closed. */
 static void
 kaws__http_done(kaws__http *http, void *lent, int clean)
 {
@@ -6473,15 +6517,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  *
  * A source has a name, and a function that finds credentials or says why there
  * are none. The first source that is configured is the only one: if it fails,
- * no other is asked. Two are here. The program has a hook. The conf file holds
- * the access key id, the secret access key and, if there is one, the session
- * token, one a line. Room native has the others, for config.auth. A source
+ * no other is asked. The sources here are the program's hook and the conf file;
+ * room native has the others. The conf file holds the access key id, the secret
+ * access key and, if there is one, the session token, one a line. A source
  * keeps no credentials. What it reads goes into memory that the caller lends
  * and wipes.
  *
- * The conf file is what somebody pasted. What stands around a value is taken
- * off, if it cannot be part of a value of AWS; else the file is refused, by
- * line and column, and never by a piece of a value.
+ * People paste the conf file's text from many places. We remove what surrounds
+ * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
+ * the error names the line and the column, but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -6491,14 +6535,14 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 typedef struct kaws__source kaws__source;
 
 typedef struct kaws__seek {       /* what a source is told, and what it finds */
-    int          refused;         /* AWS refused the last: is there another?  */
+    int          refused;         /* AWS refused those that we have           */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
     kaws__http  *http;            /* for a source that is asked over HTTP     */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
-    kaws_bytes   found[3];        /* id, secret, token; no id: as before      */
+    kaws_bytes   found[3];        /* id, secret, token; no id: nothing new    */
     int64_t      expires;         /* Unix seconds; 0: they do not             */
 } kaws__seek;
 
@@ -6522,9 +6566,8 @@ struct kaws__source {
 
 /* ---- what credentials may be ------------------------------------------- */
 
-/* What is looked for. A name in the file decides which of them a value is;
- * without names, their order does. Some tools have an older name of the token.
- */
+/* The parts of credentials. A name in the conf file says which part a value is;
+ * without names, the order does. Some tools use an older name for the token. */
 static const struct { const char *name, *called; size_t most; }
 kaws__sources_parts[] = {
     { "aws_access_key_id",     "access key id",     KAWS__SOURCES_ID_MAX },
@@ -6536,7 +6579,7 @@ kaws__sources_parts[] = {
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
 
 
-/* Returns NULL, or what no value of AWS's has, at *at. */
+/* Returns NULL, or what a value has that AWS's never have; *at is where. */
 static const char *
 kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 {
@@ -6549,7 +6592,7 @@ kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 }
 
 
-/* Whether it has the form of an access key id of AWS. */
+/* Has the text the form of an AWS access key id that begins with `begins`? */
 static int
 kaws__sources_is_id(kaws_bytes text, const char *begins)
 {
@@ -6557,7 +6600,7 @@ kaws__sources_is_id(kaws_bytes text, const char *begins)
 }
 
 
-/* Returns NULL, or what is wrong with the part *part of them all. */
+/* Checks all parts together. Returns NULL, or what is wrong with part *part. */
 static const char *
 kaws__sources_lacks(const kaws_bytes found[3], int *part)
 {
@@ -6615,8 +6658,8 @@ kaws__sources_trim(const uint8_t *at, const uint8_t *end)
 }
 
 
-/* Takes the next line that has something off the text that is left. 0: there
- * is none. */
+/* Moves on to the next line that is neither blank nor a comment. *left becomes
+ * the text after it. Returns 0 if there is no such line. */
 static int
 kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 {
@@ -6636,10 +6679,10 @@ kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 }
 
 
-/* Takes the name off a line of the form `name = value`, where a shell's word
- * (export, set, $Env:) may come first. Returns the part of that name, or
- * KAWS__OTHER if it is none of ours, or KAWS__UNNAMED: the = that ends base64
- * makes no name. */
+/* Cuts the name off a line `name = value`, which may begin with a word of a
+ * shell (export, set, $Env:). Returns the part that has this name, KAWS__OTHER
+ * if no part has it, or KAWS__UNNAMED if the line has no name. A = that ends
+ * base64 does not make what precedes it a name. */
 static int
 kaws__sources_name(kaws_bytes *line)
 {
@@ -6670,8 +6713,8 @@ kaws__sources_name(kaws_bytes *line)
 }
 
 
-/* Takes quotes off a value. Returns NULL, or what no value of AWS's has. No
- * character is dropped that could belong to it. */
+/* Removes the quotes around a value, but nothing that could belong to it.
+ * Returns NULL, or what the value has that AWS's never have. */
 static const char *
 kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 {
@@ -6702,8 +6745,8 @@ kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 }
 
 
-/* Takes what the line has. Either all values have names, or none has. Returns
- * NULL, or what is wrong. */
+/* Takes over the value in c->line. Either all values have names, or none has.
+ * Returns NULL, or what is wrong. */
 static const char *
 kaws__sources_take(kaws__conf *c)
 {
@@ -6812,7 +6855,7 @@ kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 }
 
 
-/* What is found stays in the memory of the program's hook. */
+/* seek->found then points into the memory of the program's hook. */
 static kaws_status
 kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -6893,8 +6936,8 @@ kaws__sources_end(kaws_bytes id, char end[5])
 }
 
 
-/* Has the source find credentials. On failure, or if it finds only what it
- * found before, seek->found[0] is empty. */
+/* Has the source find credentials. On failure, or if AWS refused those in the
+ * conf file and the file has not changed, seek->found[0] is empty. */
 static kaws_status
 kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -7709,27 +7752,26 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
- * reads. What leaves this room is a signer: all that one signature takes, but
+ * reads. What leaves this room is a signer: all that one signature needs, but
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
  *
- * The source is asked by one thread at a time, which has the turn to ask; it
- * holds no lock then that a signature takes. If the credentials will expire
- * soon, the others go on with them. If there are none, or they have expired, or
- * AWS has refused them, the others wait, and take the answer as theirs, be it a
- * failure.
+ * One thread at a time asks the source. It holds the turn to ask, but no lock
+ * that a signature needs. If the credentials will expire soon, the other
+ * threads go on with them. If there are none, or they have expired, or AWS has
+ * refused them, the other threads wait, and the answer is theirs, too, even if
+ * it is a failure.
  *
- * When they expire is a time of AWS's clock, which ours may not agree with. A
- * clock that is behind lets us send what has expired: AWS refuses it, and we
- * renew it. A clock that is ahead shows new credentials as expired. Such ones
- * are used all the same, for a minute: AWS's answer will tell which of the two
- * is wrong.
+ * Credentials expire by AWS's clock, and ours may differ. If ours is behind, we
+ * send expired credentials: AWS refuses them, and we renew them. If ours is
+ * ahead, new credentials seem to have expired. We use them for a minute all the
+ * same: AWS's answer tells whether they or our clock is wrong.
  */
 
 #define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
-#define KAWS__CREDS_PART          3   /* or this part of their life           */
-#define KAWS__CREDS_PAUSE_MS  60000   /* after asking in vain                 */
+#define KAWS__CREDS_PART          3   /* or this part of their life before    */
+#define KAWS__CREDS_PAUSE_MS  60000   /* after the source was asked in vain   */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
@@ -7742,30 +7784,30 @@ typedef struct kaws__signer {
 typedef struct kaws__secrets {    /* what the locked page holds               */
     kaws__signer signer;
     char    secret[KAWS__SIGV4_SECRET_MAX + 1];
-    char    key_date[9], key_region[33];  /* for which signer.key is          */
-    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* in the turn to ask               */
+    char    key_date[9], key_region[33];  /* what signer.key is for           */
+    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* used by the holder of the turn   */
 } kaws__secrets;
 
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
     kaws__turn    asking;         /* the turn to ask the source               */
-    kaws__sources sources;        /* in the turn to ask                       */
+    kaws__sources sources;        /* used by the holder of that turn          */
     kaws__lock    lock;           /* guards all below                         */
     kaws__secrets *secrets;
     int64_t       expires;        /* Unix seconds of AWS's clock; 0: never    */
     int64_t       early;          /* they are renewed so many seconds before  */
     int           doubtful;       /* our clock said they came expired         */
     unsigned      refused;        /* the generation that AWS refused, or 0    */
-    unsigned      answers;        /* of the source so far,                    */
-    unsigned      told;           /* and those after we told it of a refusal  */
-    int64_t       asked_ms;       /* when the last came, by hooks.ticks_ms    */
-    int           in_vain;        /* it was of no use                         */
-    kaws_error    failure;        /* what it was                              */
+    unsigned      answers;        /* how often the source has answered        */
+    unsigned      told;           /* how many of those followed a refusal     */
+    int64_t       asked_ms;       /* its last answer came, by hooks.ticks_ms  */
+    int           in_vain;        /* its last answer was of no use            */
+    kaws_error    failure;        /* its last answer, if that was an error    */
 } kaws__creds;
 
 enum {                            /* what the credentials are needed for      */
     KAWS__TO_SIGN,
-    KAWS__TO_TELL,                /* whose they are: expired ones do          */
+    KAWS__TO_TELL,                /* whose they are; expired ones will do     */
     KAWS__TO_RENEW                /* the caller wants what the source has now */
 };
 
@@ -7800,7 +7842,8 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
 }
 
 
-/* This process is a forked child. A thread of its parent may have the turn. */
+/* For a forked child: forgets the turn, which a thread of the parent may hold.
+ */
 static void
 kaws__creds_abandon(kaws__creds *c)
 {
@@ -7837,7 +7880,7 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 
 /* ---- asking the source ------------------------------------------------- */
 
-/* What the credentials are. With the lock held. */
+/* Returns how good the credentials are for `need`. The lock must be held. */
 static int
 kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 {
@@ -7859,8 +7902,8 @@ kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 }
 
 
-/* Takes what the source found. The same credentials again are no news, even if
- * they now expire later. With the lock held. */
+/* Takes over what the source found. Returns 0 if these are the credentials that
+ * we had, even if they now expire later. The lock must be held. */
 static int
 kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 {
@@ -7888,8 +7931,8 @@ kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 }
 
 
-/* Asks the source, in our turn. If that fails, the credentials stay. That the
- * call was cancelled is no answer of the source. */
+/* Asks the source. The caller holds the turn. If the source fails, the old
+ * credentials stay. If the call is cancelled, the source has not answered. */
 static kaws_status
 kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 {
@@ -7901,8 +7944,8 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws_status status;
 
     seek->text = s->text;
-    seek->secret[0] = kaws__buf_of(s->secret);    /* who has the turn changes
-                                                   * them, and nobody else    */
+    seek->secret[0] = kaws__buf_of(s->secret);    /* only the holder of the
+                                                   * turn changes these       */
     seek->secret[1] = kaws__buf_of(s->signer.token);
     status = kaws__sources_read(&c->sources, seek, err);
     kaws__thread_lock(&c->lock);
@@ -7961,7 +8004,8 @@ kaws__creds_forget(kaws__creds *c)
 }
 
 
-/* Waits for the turn to ask, and asks, if that is still to be done. */
+/* Asks the source, if that is still necessary. The caller holds the turn. If
+ * the source failed while we waited for the turn, we return that failure. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
                  kaws_error *err)
@@ -7997,8 +8041,8 @@ kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
 }
 
 
-/* Sees to it that there are credentials to do what is needed. *err is empty
- * before. */
+/* Makes sure that there are credentials that are good for `need`. *err must be
+ * empty before. */
 static kaws_status
 kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 {
@@ -8017,7 +8061,7 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
                                     : seek->left_ms, &asker);
     if (waited < 0 && state == KAWS__EXPIRING)
-        return KAWS_OK;                   /* another thread is at it          */
+        return KAWS_OK;                   /* another thread is asking         */
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
@@ -8033,8 +8077,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 
 /* AWS refused a signature made from that generation: are there newer
  * credentials now? `told` is from the same signer: if the source has been told
- * of a refusal since then, it is not told again. A source that is only half
- * written changes nothing until the next refusal. */
+ * of a refusal since then, it is not told again. If the source fails (because
+ * the conf file is half written, for example), nothing changes until AWS
+ * refuses the next signature. */
 static int
 kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
                   unsigned told)
@@ -8055,12 +8100,12 @@ kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
     kaws__thread_lock(&c->lock);
     newer = now->generation != generation;
     kaws__thread_unlock(&c->lock);
-    return newer || status == KAWS_CANCELLED;     /* the next try says so     */
+    return newer || status == KAWS_CANCELLED;     /* the next attempt says so */
 }
 
 
-/* Whose credentials these are, and until when. Returns the end of the access
- * key id for a log. */
+/* Tells whose credentials these are, and when they expire. Returns the end of
+ * the access key id for a log. */
 static const char *
 kaws__creds_tell(kaws__creds *c, kaws_identity *out)
 {
@@ -8088,8 +8133,8 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day, once
- * creds_ready was asked. The caller wipes it. */
+/* Copies all that a signature for KMS needs in that region on that day. Call
+ * creds_ready first. The caller wipes the copy. */
 static void
 kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                    kaws__signer *out)
@@ -8124,7 +8169,7 @@ kaws__creds_wipe(kaws__signer *signer)
  * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
  *        arn_target arn_fits arn_endpoint_ok arn_url
  *
- * Pure functions and one table: they keep nothing, and ask nobody.
+ * Pure functions and their tables: they keep no state, and send no request.
  *
  *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
  *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
@@ -8147,8 +8192,8 @@ typedef struct kaws__target {
 } kaws__target;
 
 typedef struct kaws__partition {
-    const char *prefix;           /* of the names of its regions              */
-    const char *name, *suffix;    /* in ARNs; of host names                   */
+    const char *prefix;           /* of its regions' names                    */
+    const char *name, *suffix;    /* its name in ARNs; the end of its hosts   */
 } kaws__partition;
 
 
@@ -8278,8 +8323,8 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 }
 
 
-/* The target of a KMS key as the user names it. `region` counts if that is no
- * ARN. */
+/* Makes the target of a KMS key as the user names it. `region` counts only if
+ * that name is not an ARN. */
 static kaws_status
 kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
@@ -8327,7 +8372,7 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 }
 
 
-/* https://host[:port][/], or http:// to this machine. */
+/* Is it https://host[:port][/], or http:// to this machine? */
 static int
 kaws__arn_endpoint_ok(const char *endpoint)
 {
@@ -8347,8 +8392,8 @@ kaws__arn_endpoint_ok(const char *endpoint)
 }
 
 
-/* Where requests for a region go: to the region's own host, or to the endpoint,
- * if that is not NULL. */
+/* Writes the URL for requests to a region: that of the endpoint or, if there is
+ * none (NULL), of the region's own host. */
 static void
 kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 {
@@ -8362,18 +8407,19 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 
 
 /* ==========================================================================
- * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
+ * ROOM  trust    which KMS key seals, and whose KMS keys are used
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
  *        trust_own trust_tell trust_check trust_ask_first trust_choice
  *        trust_choose trust_choose_tried trust_untry trust_notice
  *
- * A KMS key is trusted by its account, if that is the ring's own account or in
- * the list of the settings. The ring's own account is that of the KMS key that
- * the ring was opened with. An ARN says it. If the settings name that KMS key
- * by id or alias, only a reply of KMS tells its account, so until one has come
- * the own account is unknown. It is learned once, and never changes.
+ * A KMS key is trusted if its account is the ring's own account, or is in the
+ * list of the settings. The ring's own account is that of the KMS key that the
+ * ring was opened with. If the settings name that KMS key by ARN, the ARN tells
+ * the account. If they name it by id or alias, only a reply of KMS tells it: so
+ * the own account is unknown until a reply has come. It is learned once, and
+ * never changes.
  *
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
@@ -8401,10 +8447,10 @@ typedef struct kaws__trust {
     const char *accounts;         /* the list, borrowed                       */
     int         by_entries;       /* there is a file, but no list and no ARN  */
     kaws__lock  lock;             /* guards all below                         */
-    char        entries[KAWS__TRUST_LIST];    /* whose KMS keys sealed them   */
+    char        entries[KAWS__TRUST_LIST];    /* the accounts of the entries  */
     char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
-    kaws__choice tried;           /* what was found good last, but not taken  */
+    kaws__choice tried;           /* accepted by KMS last, but not yet taken  */
 } kaws__trust;
 
 enum {                            /* what a KMS key is to do, or has done     */
@@ -8416,7 +8462,7 @@ enum {                            /* what a KMS key is to do, or has done     */
 
 
 /* Account numbers of 12 digits, with commas or spaces between them. A list of
- * nothing but commas is refused: it would be no list. */
+ * nothing but commas is refused, because it would count as no list. */
 static int
 kaws__trust_list_ok(const char *accounts)
 {
@@ -8431,7 +8477,7 @@ kaws__trust_list_ok(const char *accounts)
 }
 
 
-/* Whose the KMS key of that ARN is; "" if it is not an ARN. */
+/* Writes whose KMS key an ARN names, or "" if the text is not an ARN. */
 static void
 kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 {
@@ -8447,8 +8493,8 @@ kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 }
 
 
-/* What is chosen now, changed to that KMS key and that region; NULL: as they
- * are. */
+/* Writes the current choice with another KMS key and another region. NULL
+ * leaves either as it is. */
 static kaws_status
 kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
                    kaws__choice *out, kaws_error *err)
@@ -8467,7 +8513,7 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
         memcpy(out->region, region, strlen(region) + 1);
     memcpy(now, out->target.key_id, sizeof now);
     if (key_id == NULL && (region == NULL || now[0] == '\0'))
-        return KAWS_OK;                   /* or there is no KMS key           */
+        return KAWS_OK;                   /* the target stays as it is        */
     return kaws__arn_target(&out->target, key_id != NULL ? key_id : now,
                             out->region, err);
 }
@@ -8505,9 +8551,10 @@ kaws__trust_close(kaws__trust *t)
 }
 
 
-/* ---- whose KMS keys are obeyed ----------------------------------------- */
+/* ---- whose KMS keys are used ------------------------------------------- */
 
-/* Adds the account of the KMS key that sealed an entry to a list of them. */
+/* Adds the account of the KMS key that sealed an entry to a list of accounts.
+ */
 static void
 kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 {
@@ -8520,9 +8567,9 @@ kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 }
 
 
-/* The data file has been read, and these are the accounts of its entries. If
- * the settings name no KMS key, the own account is that of the entries, if all
- * have the same. Once known, it stays. */
+/* Takes over the list of the accounts of the data file's entries. If the
+ * settings name no KMS key, and all entries have the same account, that is the
+ * own account. Once known, it stays. */
 static void
 kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 {
@@ -8538,7 +8585,7 @@ kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 
 
 /* Whether a KMS key of that account is trusted. Partitions never mix, because
- * one number is two accounts there. With the lock held. */
+ * one number means a different account in each. The lock must be held. */
 static int
 kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 {
@@ -8567,7 +8614,7 @@ kaws__trust_number(const char *whose)
 }
 
 
-/* Writes the number of the own account; "": it is not known yet. */
+/* Writes the number of the own account, or "" if it is not known yet. */
 static void
 kaws__trust_own(kaws__trust *t, char out[13])
 {
@@ -8643,8 +8690,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 }
 
 
-/* Whether KMS has to tell the own account first, before it can be said if any
- * KMS key is trusted. */
+/* Must KMS tell the own account before we know whether a KMS key is trusted? */
 static int
 kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
@@ -8657,9 +8703,9 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, or an own account learned that is not its account,
- * so it has to be judged again. */
+/* Takes a choice that KMS has accepted, or only keeps it as the tried one.
+ * Returns 0 if the choice must be checked again, because meanwhile another was
+ * taken, or the own account was learned and is not its account. */
 static int
 kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
@@ -8672,7 +8718,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
            (*whose == '\0' || kaws__trust_has(t, whose, KAWS__TO_SEAL));
     if (fits)
         *(take ? &t->now : &t->tried) = *choice;
-    t->now.version += fits && take;       /* all that was judged is stale     */
+    t->now.version += fits && take;       /* earlier checks are stale now     */
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
@@ -8680,7 +8726,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 }
 
 
-/* Takes the choice if it is the one that was tried last; 0 if it is not. */
+/* Takes the choice if it is the tried one. Returns whether it was taken. */
 static int
 kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
                          const char *region)
@@ -8696,7 +8742,7 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 }
 
 
-/* KMS refuses what may be the choice that it found good before. */
+/* Forgets the tried choice if it is this one, because KMS now refuses it. */
 static void
 kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 {
@@ -8710,8 +8756,9 @@ kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 }
 
 
-/* KMS sealed with that KMS key for the target. Warns if the target is what is
- * used now, and KMS sealed with another one before, because an alias moved. */
+/* Notes that KMS sealed with that KMS key for the target. If the target is the
+ * current one, and KMS sealed with a different KMS key before, an alias has
+ * moved: then it warns. */
 static void
 kaws__trust_notice(kaws__trust *t, const kaws__target *target,
                    const char *arn)
@@ -8740,8 +8787,8 @@ kaws__trust_notice(kaws__trust *t, const kaws__target *target,
  *
  * A row of the table has all that follows from an error: the status, what may
  * cure it, and what the user should do. A row is found by AWS's type, without
- * the word Exception, or by the HTTP status of a reply that has no type of
- * AWS's. The names in parentheses are for what has no row of its own.
+ * the word Exception, or by the HTTP status if the reply has no type of AWS's.
+ * The rows in parentheses are for errors that have no row of their own.
  */
 
 enum {                            /* cures                                    */
@@ -8826,8 +8873,8 @@ static const kaws__fault kaws__faults[] = {
 };
 
 
-/* `type` is one of AWS's, or "". A type that is not in the table is tried again
- * if the HTTP status says that the server failed. */
+/* `type` is one of AWS's, or "". A type that is not in the table counts as HTTP
+ * status 500 if the HTTP status says that the server failed. */
 static const kaws__fault *
 kaws__fault_of(const char *type, int http)
 {
@@ -8883,29 +8930,31 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
- * ROOM  shield   keys that were fetched, encrypted in memory, for a time
+ * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
  * Gives: shield_open shield_close shield_set shield_empty shield_hits
  *        shield_ask shield_wait shield_end
  *
- * Each key is encrypted by itself, under a page key: 32 random bytes, which
- * exist only in a page that is neither swapped nor dumped, and that a forked
- * child finds wiped. The page key is made when the first key is kept, and wiped
- * whenever the last one goes. What a key is (its name, owner, type and length,
- * and the generation of the file) is authenticated with it, so a key that is
- * found by the digest of its name is given out as no other.
+ * Each key is encrypted by itself, under a page key: 32 random bytes in a page
+ * that is neither swapped nor dumped, and that a forked child finds wiped. A
+ * thread that decrypts a key copies the page key, and wipes the copy. The page
+ * key is made when the first key is kept, and wiped whenever the last one goes.
+ * A key's name, owner, type and length, and the generation of the file,
+ * are authenticated with it. So a key that is found by the digest of its name
+ * cannot be given out as a different key.
  *
- * A key is kept until it is too old, by ticks_ms: it is not given out any more
- * then. No thread waits for that moment, because nothing runs when nothing is
- * asked: the next thread that looks for any key wipes it; and with the youngest
- * key the page key as well. Of too many keys, the oldest goes.
+ * A key that is too old, by ticks_ms, is not given out any more. No thread
+ * waits for that moment, because the library runs only when it is called. The
+ * next thread that looks for any key wipes the old ones, and with the youngest
+ * key the page key as well. If there are too many keys, the oldest is wiped.
  *
- * The thread that first asks for a key leads a flight: it asks KMS, and all who
- * want the key meanwhile wait for it. They get the key as everyone does, out of
- * the shield, or else the leader's error. A leader that gives up for a reason
- * of its own hands the flight over to one who waits. What began before the
- * shield was emptied is neither kept nor waited for by who comes after that.
+ * The first thread that wants a key leads a flight: it asks KMS, and all
+ * threads that want the key meanwhile wait. They then get the key out of the
+ * shield, or else the leader's error. A leader that gives up for a reason of
+ * its own hands the flight over to a thread that waits. If the shield is
+ * emptied during a flight, the flight's key is not kept, and no thread that
+ * comes later joins that flight.
  */
 
 enum {
@@ -8914,7 +8963,7 @@ enum {
 };
 
 typedef struct kaws__kept {       /* a key that is kept                       */
-    struct kaws__kept *next, *younger;    /* in its chain; of all             */
+    struct kaws__kept *next, *younger;    /* in its chain; by age             */
     uint64_t id;
     int64_t  born_ms;
     size_t   len;
@@ -8944,7 +8993,7 @@ typedef struct kaws__shield {
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
     uint64_t    epoch;            /* how often the shield was emptied         */
-    uint64_t    nonce;            /* the last one, of any page key            */
+    uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
     size_t      keys, bytes;
@@ -8956,11 +9005,11 @@ typedef struct kaws__shield {
 typedef struct kaws__wanted {     /* a key that a thread wants                */
     uint64_t    id, generation;   /* of its name; of the file                 */
     kaws_bytes  about;            /* all that it is bound to                  */
-    uint8_t    *plain;            /* where it goes                            */
+    uint8_t    *plain;            /* where its bytes go                       */
     size_t      len;
     kaws__flight *flight;         /* that the thread leads or waits for       */
-    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what opens it        */
-    uint64_t    epoch;            /* when they were copied                    */
+    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what decrypts it     */
+    uint64_t    epoch;            /* the shield's when these were copied      */
 } kaws__wanted;
 
 typedef enum kaws__todo {         /* what the thread has to do                */
@@ -8972,7 +9021,7 @@ typedef enum kaws__todo {         /* what the thread has to do                */
 } kaws__todo;
 
 
-/* *s is all zeros before. Close it in any case. */
+/* *s is all zeros before. Close it even if this fails. */
 static int
 kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 {
@@ -8988,7 +9037,8 @@ kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 
 /* ---- what is kept ------------------------------------------------------- */
 
-/* With the lock held, as all below: wipes the keys and the page key. */
+/* Wipes the keys and the page key. The lock must be held: here, and in all
+ * functions below that do not take it. */
 static void
 kaws__shield_forget(kaws__shield *s)
 {
@@ -9024,7 +9074,8 @@ kaws__shield_drop_oldest(kaws__shield *s)
 }
 
 
-/* Drops what is too old. If the clock has jumped back, nobody knows what is. */
+/* Drops keys that are too old; all keys if the clock has jumped back, because
+ * then no age is certain. */
 static void
 kaws__shield_age(kaws__shield *s)
 {
@@ -9039,7 +9090,7 @@ kaws__shield_age(kaws__shield *s)
 }
 
 
-/* The key of that id that is kept; NULL if none is. */
+/* Returns the key of that id, or NULL if it is not kept. */
 static kaws__kept *
 kaws__shield_find(kaws__shield *s, uint64_t id)
 {
@@ -9053,7 +9104,8 @@ kaws__shield_find(kaws__shield *s, uint64_t id)
 }
 
 
-/* Encrypts a key into *k, and takes *k over. 0: there is no page key. */
+/* Encrypts a key into *k, which then belongs to the shield. Returns 0 if there
+ * is no page key, because there are no random bytes. */
 static int
 kaws__shield_keep(kaws__shield *s, const kaws__wanted *w, kaws__kept *k)
 {
@@ -9098,8 +9150,8 @@ kaws__shield_drop_page(kaws__shield *s)
 }
 
 
-/* Keeps keys for so many seconds from now on; none if there is no page that can
- * be locked. */
+/* Keeps keys for so many seconds from now on, or no keys if there is no page
+ * that can be locked. */
 static void
 kaws__shield_set(kaws__shield *s, int seconds)
 {
@@ -9126,8 +9178,8 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys, with the page key. `replaced`: the data file was, and the
- * caller has the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
+ * the caller holds the vault's lock, under which the table changes as well. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -9142,7 +9194,7 @@ kaws__shield_empty(kaws__shield *s, int replaced)
 }
 
 
-/* Nobody uses it any more. */
+/* Call it when no thread uses the shield any more. */
 static void
 kaws__shield_close(kaws__shield *s)
 {
@@ -9173,7 +9225,7 @@ kaws__shield_hits(kaws__shield *s)
 
 /* ---- flights ------------------------------------------------------------ */
 
-/* The thread has nothing to do with its flight any more. */
+/* Takes the thread off its flight. The last one off frees the flight. */
 static void
 kaws__shield_leave(kaws__shield *s, kaws__wanted *w)
 {
@@ -9214,8 +9266,8 @@ kaws__shield_join(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Without the lock: opens what was copied. If anybody has changed it, no key is
- * trusted any more. */
+/* Decrypts what was copied. The lock must not be held. If anything has changed
+ * the encrypted key, all keys are wiped. */
 static kaws__todo
 kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 {
@@ -9238,9 +9290,9 @@ kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Says what the thread has to do for its key, and fills *err if it FAILED. A
- * thread that is to WAIT asks again, or ends by shield_end, as do the last two.
- */
+/* Says what the thread has to do for its key, and fills *err if it FAILED. On
+ * WAIT, the thread asks again, or ends with shield_end. On LEAD and ALONE, it
+ * ends with shield_end. */
 static kaws__todo
 kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 {
@@ -9274,7 +9326,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 }
 
 
-/* Waits until there is reason to ask again, and for so many ms at most. */
+/* Waits until there is reason to ask again, but for `ms` at most. */
 static void
 kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 {
@@ -9285,8 +9337,8 @@ kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 }
 
 
-/* The thread is done. If it `leads`, *err says how KMS answered, or it gave up:
- * then another one has to lead. */
+/* Call it when the thread is done. If it `leads`, *err is KMS's answer; or the
+ * thread `gave_up`, and another one that waits has to lead. */
 static void
 kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
                  const kaws_error *err)
@@ -9330,17 +9382,18 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *        calls_first calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
  *
- * An operation is what a caller of the library asked for, by one call or a few:
- * it has a target, an amount of time, and an error.
+ * An operation is what a caller of the library asked for. It makes one call or
+ * a few, and has a target, a time limit, and an error.
  *
- * A call is signed, sent and judged; and perhaps mended or waited for, and sent
- * again, for as long as the time of its operation allows. This room knows no
- * action of KMS: its caller writes the members of the body, and judges the
- * members of the reply.
+ * A call is one request with all its attempts. For each attempt it is signed
+ * and sent, and the reply is judged. After a failure the call is mended, or it
+ * pauses, and is sent again, if that may help and its operation has time. This
+ * room knows no action of KMS: its caller writes the members of the body, and
+ * judges the members of the reply.
  *
- * A connection is used again only if the reply on it fits the request in all
- * that is known of it. So a call is clean only once its reply has been read,
- * and a caller that finds a fault in it later revokes that (calls_nonsense).
+ * A connection is used again only if all that is known of the reply fits the
+ * request. So a call counts as clean only once its reply has been read. A
+ * caller that finds a fault in the reply later revokes that (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -9365,30 +9418,30 @@ typedef struct kaws__op {         /* an operation                             */
     kaws__calls *calls;
     kaws_error  *err;             /* not NULL                                 */
     kaws__target target;          /* what seals                               */
-    char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. The one that sealed is kept there:
+    char        *trial;           /* not NULL: the operation tries a KMS key.
+                                   * The ARN of the one that sealed goes there:
                                    * it may decrypt, but is not trusted yet   */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
-    int          entry;           /* what is opened is an entry's             */
+    int          entry;           /* the blob to decrypt is an entry's        */
     kaws__cancel cancel;          /* who may end it                           */
-    int          cancelled;       /* and has said so                          */
+    int          cancelled;       /* it was ended so                          */
 } kaws__op;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
     const char *key;              /* the member that names the KMS key        */
     int         flags;
-    const char *members[4];       /* wanted of a reply of 200; none: it is not
-                                   * looked at                                */
+    const char *members[4];       /* what is read from a reply of 200; none:
+                                   * its body is ignored                      */
 } kaws__action;
 
 enum {
     KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
     KAWS__APART      = 2,         /* it gets a connection of its own          */
-    KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
-    KAWS__OPENS      = 8,         /* it has a blob, which may not fit         */
+    KAWS__DRY        = 4,         /* DryRunOperation is its success           */
+    KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
     KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
@@ -9404,7 +9457,7 @@ typedef struct kaws__call {
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
     char          url[KAWS__URL_MAX], host_line[176], action_line[80];
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
-    char          authorization[512];         /* all new for each try         */
+    char          authorization[512];         /* last three: new each attempt */
     const char   *headers[8];
     unsigned      generation, told;       /* of the credentials               */
     int64_t       signed_at;
@@ -9412,19 +9465,20 @@ typedef struct kaws__call {
     kaws_reply    r;
     kaws__member  want[4];
     size_t        wanted;
-    void         *lent;           /* the connection, until it is judged       */
-    int           clean, doubtful;        /* may it be used again? And if not:
-                                   * the next try does not use an old one     */
+    void         *lent;           /* the connection, until the reply is judged*/
+    int           clean, doubtful;        /* the connection may be used again;
+                                   * the next attempt needs a new one         */
     int           typed, cures;   /* what was wrong with the reply            */
-    int           attempt, clock_mended, creds_renewed;       /* tries so far */
-    int           left_ms;        /* when the last one began                  */
+    int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
+    int           left_ms;        /* time left when the last attempt began    */
 } kaws__call;
 
 
 /* ---- settings and figures ---------------------------------------------- */
 
-/* A connection that may take longer than the operation that it is for is
- * warned of, once, unless only the default does. */
+/* Sets the timeouts; 0: the default. Warns if connecting may take longer than a
+ * whole operation, but not about the default, nor again about the same values.
+ */
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
@@ -9442,7 +9496,7 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* What AWS's clock says, in Unix seconds, if we know it. */
+/* Returns AWS's time in Unix seconds, as far as we know it. */
 static int64_t
 kaws__calls_now(kaws__calls *k)
 {
@@ -9485,8 +9539,10 @@ kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
 }
 
 
-/* Reads the credentials if they are this machine's, or the ring may not open
- * without them. Otherwise it opens, because most of it needs none. */
+/* Reads the credentials, unless the program's hook gives them or there is no
+ * conf file, and the ring may open without them. If the source fails, the ring
+ * opens all the same, with a warning, because most of what it does needs no
+ * credentials. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
@@ -9509,7 +9565,7 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 }
 
 
-/* *k is all zeros before. Close it in any case. The config's strings are
+/* *k is all zeros before. Close it even if this fails. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
@@ -9576,8 +9632,8 @@ kaws__calls_first(kaws__calls *k, unsigned bit)
 }
 
 
-/* Begins an operation with the KMS key that is set now: its time runs. err is
- * not NULL. */
+/* Begins an operation with the current KMS key, and starts its time. err is not
+ * NULL. */
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
@@ -9596,7 +9652,8 @@ kaws__calls_op(kaws__calls *k, kaws_error *err)
 }
 
 
-/* What is left of the time: whatever the clock says, 0 to all of it. */
+/* Returns how much time the operation has left: never less than 0 or more than
+ * all of it, even if the clock jumps. */
 static int
 kaws__calls_left_ms(const kaws__op *op)
 {
@@ -9608,7 +9665,8 @@ kaws__calls_left_ms(const kaws__op *op)
 }
 
 
-/* Whether the operation was cancelled, also if that was said only once. */
+/* Whether the operation was cancelled. The hook may say so only once, so we
+ * remember it. */
 static int
 kaws__calls_cancelled(void *arg)
 {
@@ -9618,7 +9676,7 @@ kaws__calls_cancelled(void *arg)
 }
 
 
-/* What a source of credentials is told by the operation. */
+/* Returns what the operation tells a source of credentials. */
 static kaws__seek
 kaws__calls_seek(kaws__op *op)
 {
@@ -9632,7 +9690,7 @@ kaws__calls_seek(kaws__op *op)
 }
 
 
-/* Has the credentials read, if that is needed for what the room creds lists. */
+/* Makes sure that there are credentials that are good for `need`. */
 static kaws_status
 kaws__calls_creds(kaws__op *op, int need)
 {
@@ -9642,8 +9700,8 @@ kaws__calls_creds(kaws__op *op, int need)
 }
 
 
-/* Begins a call; what else is in its body is written next. *target is borrowed
- * for as long as the call lasts. */
+/* Begins a call. The caller then writes the other members of its body. *target
+ * is borrowed for as long as the call lasts. */
 static void
 kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
                   const kaws__target *target)
@@ -9674,7 +9732,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
 }
 
 
-/* The reply was judged: says whether the connection may be used again. */
+/* Gives the connection back once the reply is judged, and tells room http
+ * whether it may be used again. */
 static void
 kaws__calls_judged(kaws__call *c)
 {
@@ -9686,7 +9745,7 @@ kaws__calls_judged(kaws__call *c)
 }
 
 
-/* Ends what was begun; nothing secret is left. */
+/* Ends a call, and wipes all that is secret in it. */
 static void
 kaws__calls_end(kaws__call *c)
 {
@@ -9700,7 +9759,8 @@ kaws__calls_end(kaws__call *c)
 }
 
 
-/* Signs the request with the time of now, once there are credentials. */
+/* Makes sure that there are credentials, and signs the request with the current
+ * time. */
 static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
@@ -9718,8 +9778,8 @@ kaws__calls_sign(kaws__call *c)
 
     if (status != KAWS_OK)
         return status;                    /* so there is nothing to wipe      */
-    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
-    kaws__text_amz_date(date, what.when);             /* its time             */
+    c->signed_at = what.when = kaws__calls_now(k);    /* the credentials may  */
+    kaws__text_amz_date(date, what.when);             /* have taken a while   */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
     c->told = signer.told;
@@ -9741,9 +9801,9 @@ kaws__calls_sign(kaws__call *c)
 }
 
 
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
+/* Writes words from outside as our texts may show them. Writes nothing if they
+ * repeat a piece of a secret that we know: of the current credentials, or of
+ * the token, the signature or the plaintext that this call sends. */
 static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
@@ -9765,7 +9825,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 }
 
 
-/* Fills in what the error says of the reply, but for its sentence. Returns the
+/* Fills in what the error says of the reply, except its text. Returns the
  * request id. */
 static const char *
 kaws__calls_blame(kaws__call *c, const char *type)
@@ -9779,7 +9839,8 @@ kaws__calls_blame(kaws__call *c, const char *type)
 }
 
 
-/* The reply cannot be the answer to our request: it is not asked for again. */
+/* Fails, because the reply cannot be the answer to our request. The request is
+ * not sent again. */
 static kaws_status
 kaws__calls_nonsense(kaws__call *c, const char *why)
 {
@@ -9791,8 +9852,9 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 }
 
 
-/* The advice for a fault. If it speaks of the conf file, and the credentials
- * come from elsewhere, it is written to `out` as it applies. */
+/* Returns the advice for a fault. If the advice names the conf file, but the
+ * credentials come from a different source, `out` gets advice that names that
+ * source. */
 static const char *
 kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 {
@@ -9807,8 +9869,8 @@ kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 }
 
 
-/* A reply other than 200. Only an error of KMS's own, which it blames on the
- * request, leaves the connection clean. */
+/* Reads a reply other than 200. The connection stays clean only if the error is
+ * KMS's own and says that the request was at fault (4xx). */
 static kaws_status
 kaws__calls_refused(kaws__call *c)
 {
@@ -9846,7 +9908,7 @@ kaws__calls_refused(kaws__call *c)
 }
 
 
-/* There is no reply, or none that may be looked at. */
+/* Says why an attempt got no reply, or none that may be read. */
 static kaws_status
 kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
@@ -9875,7 +9937,7 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 }
 
 
-/* A reply: reads the members that are wanted of a 200. */
+/* Reads a reply: from a 200, the members that the action wants. */
 static kaws_status
 kaws__calls_answered(kaws__call *c)
 {
@@ -9900,7 +9962,7 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Signs and sends once. */
+/* Makes one attempt. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
@@ -9917,7 +9979,7 @@ kaws__calls_try(kaws__call *c)
         c->cures = kaws__creds_may_pass(c->op->err) ? KAWS__PATIENT : 0;
         return status;
     }
-    started = kaws__sys_ticks_us();       /* credentials may take longer      */
+    started = kaws__sys_ticks_us();       /* the credentials do not count     */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
@@ -9943,8 +10005,9 @@ kaws__calls_try(kaws__call *c)
 
 /* ---- whether to try again ---------------------------------------------- */
 
-/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
- * Date that is missing, or not of this century, is not believed. */
+/* If our clock is wrong by more than 4 minutes, requests are signed with AWS's
+ * time from now on: returns 1. A Date that is missing, or not between 2020 and
+ * 2099, is not believed. */
 static int
 kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
@@ -9968,7 +10031,8 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 }
 
 
-/* Whether there is a reason to try again at once. Each cure is tried once. */
+/* Mends the clock or the credentials, if that may help, and says whether to try
+ * again at once. Each cure is tried once. */
 static int
 kaws__calls_mend(kaws__call *c)
 {
@@ -9985,8 +10049,8 @@ kaws__calls_mend(kaws__call *c)
 }
 
 
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
+/* How long to pause before the next attempt. As in AWS's standard retry mode:
+ * full jitter over an interval that doubles, up to `most` ms. */
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
@@ -10006,9 +10070,10 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 }
 
 
-/* Waits, if there is a reason to try again later, and the time for it. With
- * patience the pauses are short, because a program that cannot go on should
- * learn soon that KMS is back; and the hook may have less patience by then. */
+/* Waits, if another attempt later may help and there is time for it; says
+ * whether to make it. With patience the pauses are short, because a program
+ * that cannot go on should learn soon that KMS is back, and because the hook
+ * may have less patience by then. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -10047,7 +10112,7 @@ kaws__calls_wait(kaws__call *c)
 
 
 /* Sends the call until it succeeds, is refused for good, or times out. A body
- * with a plaintext ends in spaces: room curl says what for. */
+ * with a plaintext ends in spaces: room curl says why. */
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
@@ -10090,16 +10155,16 @@ kaws__calls_send(kaws__call *c)
  * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
  *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
- * One function an action. Each writes a call, sends it, and takes from the
- * reply what it has verified: a reply that names another KMS key than the
- * request did is nonsense. The connection that brought it is not used again.
+ * One function for each action. It writes a call, sends it, and takes from the
+ * reply only what it has verified. If the reply names a KMS key other than the
+ * request's, it is nonsense, and its connection is not used again.
  */
 
 /* The places of the members that are wanted of a reply. */
 enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
        KAWS__SOURCE = KAWS__PLAIN };
 
-/* What the log is told once. */
+/* Lines that are logged only once. */
 enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
@@ -10177,9 +10242,9 @@ kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
 }
 
 
-/* A blob, sealed for the target by a KMS key that is trusted, and its key
- * material, if KMS tells that. Only here is anything learned from a reply, so
- * all else in it has been verified before. */
+/* Takes a blob, which a trusted KMS key must have sealed for the target, and
+ * the id of its key material, if KMS tells that. This also notes whose account
+ * and which KMS key it was, so verify all else in the reply before. */
 static kaws_status
 kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
@@ -10215,9 +10280,9 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 
 /* ---- sealing and opening ----------------------------------------------- */
 
-/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
- * returns those at `made`; if that is NULL, they never leave KMS, and no reply
- * ever holds them. */
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. They
+ * are returned in `made`; if that is NULL, they never leave KMS, so no reply
+ * holds them. */
 static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
@@ -10255,16 +10320,17 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
- * must be trusted before anything is sent. With KAWS__LEARNS it is named as the
- * target is: if KMS opens the blob, it has told what the target's KMS key is,
- * and this must be trusted then. *len: in, the room at `plain`; out,
- * how long the key is, 0 on failure. A key that is longer than the room is not
- * copied. If `expect` has a length, the key must have it, and its bytes if
- * there are any, or it is MISMATCH: then the connection, too, may have brought
- * the reply to another request. After a dry run *len is 0 if KMS said that it
- * would open the blob. Else KMS opened it, and the reply is not looked at, but
- * for one that came over a connection of its own. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The request names the
+ * blob's KMS key, which must be trusted before anything is sent. With
+ * KAWS__LEARNS the request names the target instead: if KMS opens the blob, the
+ * reply tells the target's KMS key, which must be trusted then.
+ * *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
+ * that is longer than the room is not copied. If `expect` has a length, the key
+ * must have that length, and the bytes of `expect` if there are any. Otherwise
+ * it is MISMATCH, and the connection is not used again, because the reply may
+ * be that to another request.
+ * After a dry run *len is 0 if KMS said that it would open the blob. If KMS did
+ * open it, the reply is read only with KAWS__APART. */
 static kaws_status
 kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                   const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
@@ -10358,7 +10424,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
-        kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
+        kaws__http_distrust(&k->http);    /* the 200 was to another request   */
     else if (status == KAWS_OK && first > 0 &&
              kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
         kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
@@ -10366,8 +10432,9 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
-/* Has KMS open what it has just sealed: that must be the key. Without the right
- * to decrypt there is no proof; that is no failure, and logged once. */
+/* Has KMS open what it has just sealed: the result must be the key. Without the
+ * right to decrypt there is no proof. That is logged once, but is no failure.
+ */
 static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_bytes plain)
@@ -10408,8 +10475,8 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 }
 
 
-/* Asks KMS for the ring's own account, if that must be known before it can be
- * said whether a KMS key is trusted. */
+/* Asks KMS for the ring's own account, if we must know that before we can say
+ * whether a KMS key is trusted. */
 static kaws_status
 kaws__kms_learn_account(kaws__op *op)
 {
@@ -10420,17 +10487,18 @@ kaws__kms_learn_account(kaws__op *op)
 }
 
 
-/* Opens a blob for the caller. If the own account is not known yet, KMS may be
- * able to tell it while it opens the blob. If it is not, because another KMS
- * key sealed the blob, or the right to use that one is missing, KMS is asked
- * for the account first. If KMS refuses that, too, its first refusal says more,
- * unless that was only about the other KMS key. */
+/* Opens a blob for the caller. If the own account is not known yet, we ask KMS
+ * to open the blob with the target's KMS key: its reply then tells the account.
+ * If that fails, because another KMS key sealed the blob or because we may not
+ * use the target's, we ask for the account first, and then open the blob. If
+ * KMS refuses to tell the account as well, we return its first refusal, which
+ * says more, unless that only said that another KMS key sealed the blob. */
 static kaws_status
 kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const size_t room = *len;
-    kaws_error first;             /* of KMS, without the account              */
+    kaws_error first;             /* what came before the account was asked   */
     int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
@@ -10483,9 +10551,9 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* From one region to another the key must pass through us. If we sealed a wrong
- * key under the right name, nothing could ever show it. So the key is opened a
- * second time, and must be the same. */
+/* KMS cannot re-encrypt across regions, so the plaintext passes through us. If
+ * we sealed a wrong key under the right name, nobody would ever notice. So KMS
+ * decrypts the old blob a second time: both plaintexts must be equal. */
 static kaws_status
 kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
                         const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -10509,8 +10577,8 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key again, for the target. KMS re-encrypts within a region. `len` is
- * the key's length, or 0 if that is not known. */
+/* Seals a key again, for the target. Within one region, KMS re-encrypts the
+ * blob by itself. `len` is the key's length, or 0 if that is not known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -10531,9 +10599,9 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, because a KMS key can be rotated only so many times. The
- * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
- * by its id. */
+/* Rotates the target's KMS key. KMS rotates a key only so many times, so the
+ * request is sent again only if AWS throttled it. The target must be an ARN,
+ * because KMS rotates no alias. The reply may name the KMS key by its id. */
 static kaws_status
 kaws__kms_rotate(kaws__op *op)
 {
@@ -10554,8 +10622,9 @@ kaws__kms_rotate(kaws__op *op)
 }
 
 
-/* Whether KMS answers us in the target's region. The KMS key is of another one,
- * so KMS refuses to describe it, but any refusal by KMS itself is an answer. */
+/* Whether KMS answers us in the target's region. The KMS key is in another
+ * region, so KMS refuses to describe it, but any refusal by KMS itself is an
+ * answer. */
 static kaws_status
 kaws__kms_ask_region(kaws__op *op)
 {
@@ -10575,9 +10644,10 @@ kaws__kms_ask_region(kaws__op *op)
 }
 
 
-/* Whether that KMS key may come into use. If the ring's first one does not
- * exist, or is denied, it tells no account: then an id or alias may, because it
- * is of the account of our credentials, and an ARN may not. */
+/* Whether the ring may use that KMS key. If KMS does not know the ring's first
+ * KMS key, or denies it, the own account stays unknown. Then an id or alias may
+ * be used, because it belongs to the account of our credentials; an ARN may
+ * not. */
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
@@ -10601,9 +10671,9 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * Uses: err buf arn
  * Gives: kaws_sealed_pack kaws_sealed_unpack
  *
- * Section 7 of the manual has the diagram. What is unpacked may be an
- * attacker's, and what is packed may be a caller's mistake, so one function
- * checks the parts of both.
+ * Section 7 of the manual has the diagram. Bytes to unpack may come from an
+ * attacker, and a value to pack may be a caller's mistake. So one function
+ * checks the parts in both directions.
  */
 
 #define KAWS__PACK_MAGIC   "KAWSSEAL"
@@ -10614,7 +10684,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
 
 
-/* A text in an array; the whole array if it has no end. */
+/* The text in an array: up to its NUL, or the whole array if there is none. */
 static kaws_bytes
 kaws__pack_text(const char *array, size_t size)
 {
@@ -10734,7 +10804,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
         wrong = "packed and out must not be NULL";
     else if (packed.len < KAWS__PACK_FIXED ||
              memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
-        wrong = "these bytes are none";
+        wrong = "these bytes are not one";
     else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
         return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
                              "value: it has format version %u, and this "
@@ -10765,9 +10835,9 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  *        store_split store_parse store_damaged store_damaged_end
  *        store_check_header store_check store_begins
  *
- * Section 7 of the manual has the diagram. Only this room knows at which offset
- * a field stands. It knows nothing of disks. A record is an entry without its
- * digest: the bytes that the table holds as well.
+ * Section 7 of the manual has the diagram. Only this room knows the offset of
+ * each field. It knows nothing of disks. A record ends before its digest: the
+ * table holds the same bytes.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -10787,11 +10857,11 @@ typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
     size_t     plain_len;
     int64_t    created;           /* Unix seconds                             */
-    kaws_bytes owner;             /* the ARN up to its account: if parsed     */
+    kaws_bytes owner;             /* the ARN up to its account: after parse   */
 } kaws__record;
 
-/* The texts of a record, in the order in which they stand behind its fixed
- * part, and where the fixed part has their lengths. */
+/* The texts of a record, in the order in which they follow its fixed part; and
+ * where the fixed part has the length of each. */
 static const struct { uint8_t at, bytes; size_t member; }
 kaws__store_texts[] = {
     { 10, 1, offsetof(kaws__record, key_id) },
@@ -10839,8 +10909,8 @@ kaws__store_get(const uint8_t *at, int bytes)
 
 /* ---- header and digests ------------------------------------------------ */
 
-/* The 16 bytes at offset 32: committed length, 8; the first 8 bytes of the
- * SHA-256 of the file id and those 8. */
+/* Writes the 16 bytes at offset 32: 8 bytes of committed length, and the first
+ * 8 bytes of the SHA-256 of the file id and those 8. */
 static void
 kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
@@ -10855,8 +10925,9 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
 }
 
 
-/* Ends the header or an entry: `digest` is that of all bytes of the file before
- * it, `data` included. The state then covers the digest, too. */
+/* Computes the digest that ends the header or an entry. It covers all bytes of
+ * the file before it, `data` included. Afterwards the state covers the digest,
+ * too. */
 static void
 kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 {
@@ -10866,8 +10937,9 @@ kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 }
 
 
-/* The header, and the state behind it. Offset 0: magic, 8; format version, 4;
- * epoch, 4; file id, 16; committed length and its check, 16; digest, 32. */
+/* Writes the header, and begins the state, which then covers it. Offset 0:
+ * magic, 8; format version, 4; epoch, 4; file id, 16; committed length and its
+ * check, 16; digest, 32. */
 static void
 kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
@@ -10916,8 +10988,8 @@ kaws__store_record(kaws__buf *out, const kaws__record *r)
 }
 
 
-/* The length that a record gives itself in its first 8 bytes; 0 if it does not
- * match its complement, or no record can have it. */
+/* The length in the first 8 bytes of a record; 0 if it does not match its
+ * complement, or if no record can have that length. */
 static size_t
 kaws__store_record_len(const uint8_t *at)
 {
@@ -10930,8 +11002,8 @@ kaws__store_record_len(const uint8_t *at)
 }
 
 
-/* The record that begins at `at`. Its length is 0 if there is none that ends,
- * with its digest, inside of `all`. */
+/* The record that begins at `at`. Its length is 0 if `all` does not hold the
+ * whole record and its digest. */
 static kaws_bytes
 kaws__store_next(kaws_bytes all, size_t at)
 {
@@ -10960,8 +11032,8 @@ kaws__store_type_ok(kaws_bytes type)
 }
 
 
-/* Whether a record that was parsed before has that name. A search for a key
- * asks this of each record that it meets. */
+/* Whether the record has that name. It must have been parsed before. A search
+ * for a key calls this for each record that it meets. */
 static int
 kaws__store_is_named(const uint8_t *record, kaws_bytes key_id,
                      kaws_bytes user_id)
@@ -10997,8 +11069,8 @@ kaws__store_split(kaws_bytes bytes, kaws__record *r)
 }
 
 
-/* Takes a record apart whose bytes may be an attacker's. NULL means that
- * nothing is wrong with them, else the text says what is. */
+/* Takes a record apart, and checks every field, because an attacker may have
+ * written it. Returns NULL, or what is wrong. */
 static const char *
 kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 {
@@ -11028,7 +11100,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 
 /* ---- a whole file ------------------------------------------------------ */
 
-/* `name` is the file's, for the words only. */
+/* `name` is the file's name, for the message only. */
 static kaws_status
 kaws__store_damaged(const char *name, uint64_t at, const char *what,
                     kaws_error *err)
@@ -11048,15 +11120,15 @@ kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
 
     return kaws__store_damaged(name, at, surplus
                                ? "what follows is not entries, and too long "
-                                 "for one that was cut off (a copy that is cut "
-                                 "there has all older entries)"
+                                 "for one that was cut off (a copy of the file "
+                                 "up to there has all older entries)"
                                : "the entry there does not match its checksum",
                                err);
 }
 
 
-/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
- * it has so many. */
+/* `size` is the file's size. `at` holds its first KAWS__STORE_HEADER bytes, or
+ * all of them if it has fewer. */
 static kaws_status
 kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                          kaws__found *found, kaws_error *err)
@@ -11095,8 +11167,9 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
 }
 
 
-/* Whether a stretch between two neighbours among its start, the multiples of
- * 512, and its end is all zeros: a sector that never reached the disk. */
+/* Whether a sector, from `start` on, is all zeros, because it never reached the
+ * disk. A sector has 512 bytes. Of the first one, only what follows `start`
+ * counts; of the last one, only what the file has. */
 static int
 kaws__store_has_hole(kaws_bytes all, size_t start)
 {
@@ -11133,7 +11206,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 }
 
 
-/* Looks digest by digest for the place where a file goes wrong. */
+/* Checks digest by digest, to find the place where a file goes wrong. */
 static kaws_status
 kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
                  kaws_error *err)
@@ -11159,8 +11232,9 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Checks a whole file: KAWS_OK if it adds up, all of it or (torn) all but its
- * end; else the error names the place. A file that adds up is hashed once. */
+/* Checks a whole file. Returns KAWS_OK if all of it is right, or all but a torn
+ * end (found->torn); otherwise the error names the place. A file that is right
+ * is hashed only once. */
 static kaws_status
 kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
                   kaws_error *err)
@@ -11188,8 +11262,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Whether the bytes of a file begin with those of another: `size` bytes, the
- * last of which are `sum`, the digest of the others. */
+/* Whether a file begins with the bytes of another file: `size` bytes, of which
+ * the last 32 are `sum`, the digest of the others. */
 static int
 kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
 {
@@ -11220,16 +11294,16 @@ kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
  *        file_advance file_differs file_may_go_on file_again file_take
  *        file_looks_right file_mend_links file_read
  *
- * This room knows a file by its device, inode, size, times and last 32 bytes,
- * and nothing of keys. Before each change the path must mean that very file.
- * What somebody else put there is not touched.
+ * This room identifies a file by its device, inode, size, times and last 32
+ * bytes. It knows nothing of keys. Before each change, the path must still name
+ * that very file. A file that somebody else put there is not touched.
  *
- * Locks are taken on <path>.lock, which is never removed (or two processes
- * could hold the lock of two different files): slot 0, shared, for life, tells
- * others that we are here; slot 1 is for the time of a change. Then the same
- * two are taken on the file itself, because it may have a second name, and that
- * name has a lock file of its own. Such a lock counts as long as the path names
- * that file.
+ * Two slots of <path>.lock are locked. Slot 0 is locked, shared, for as long as
+ * the file is open: so other processes see that we use it. Slot 1 is locked
+ * during a change. <path>.lock is never removed; otherwise two processes could
+ * lock two different files. Then the same two slots of the data file itself are
+ * locked, because it may have a second name, with a lock file of its own. These
+ * locks count as long as the path names that file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
@@ -11248,7 +11322,7 @@ typedef struct kaws__file {
     char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: a reader found none to lock          */
     int      fd;                  /* the file itself, or -1                   */
-    int      made_dir;            /* the folder was not there                 */
+    int      made_dir;            /* we have made the folder                  */
     int      in_use;              /* by others, too: that was logged          */
     int      exists;
     uint8_t  file_id[16];
@@ -11259,10 +11333,10 @@ typedef struct kaws__file {
     kaws__sha256 state;           /* over all of those                        */
     uint64_t torn;                /* bytes behind them, to be set aside       */
     uint8_t  tail[32];            /* the last bytes, torn or not              */
-    int      copied;              /* the torn end is, but not yet cut off     */
+    int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* what is behind that may not be durable,  */
-    int      synced;              /* but all that the file had then is        */
+    int      unsettled;           /* bytes beyond that may not be durable,    */
+    int      synced;              /* although a sync has succeeded since      */
 } kaws__file;
 
 /* How to open it. */
@@ -11306,9 +11380,9 @@ kaws__file_missing(const kaws__file *f, kaws_error *err)
 }
 
 
-/* A change is refused, because the file differs from the one that we know. If
- * `differs` is NULL, `os` is why the system would not let us do `what`, and may
- * mean the same. */
+/* Refuses a change, because the file differs from the one that we know. If
+ * `differs` is NULL, the system did not let us do `what`; `os` says why, and
+ * may also mean that the file differs. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
@@ -11352,16 +11426,16 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     f->dir = f->names + 4 * n;
     f->above = f->names + 5 * n;
     (void)snprintf(f->dir, n, "%.*s", len, slash == NULL ? "." : path);
-    (void)snprintf(f->above, n, "%s/..", f->dir); /* true, whatever the links */
+    (void)snprintf(f->above, n, "%s/..", f->dir); /* right for a link, too    */
     kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
     kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
 
-/* Makes the folder, one level of it, if it is not there, and checks it. The
- * longest name that a change may need in it must be possible: opening that file
- * tells. */
+/* Makes the data file's folder if it is missing, but no folder above it, and
+ * checks it. The folder must allow the longest name that a change may need,
+ * which is f->aside: trying to open that shows whether it does. */
 static kaws_status
 kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
@@ -11378,8 +11452,8 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
-                            "shorter name: a torn end would be moved to "
-                            "one of %d bytes more", f->shown,
+                            "shorter name: a torn end would be moved to a "
+                            "name of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
@@ -11403,7 +11477,8 @@ kaws__file_sync_dir(const char *path)
 }
 
 
-/* Takes slot 0 for life, and says so if others have done so. */
+/* Locks slot 0, for as long as the file is open. Logs a warning if other
+ * processes have locked it, too. */
 static int
 kaws__file_join(kaws__file *f, int fd)
 {
@@ -11430,9 +11505,10 @@ kaws__file_close(kaws__file *f)
 }
 
 
-/* Names the file, and joins those who use it. kaws__file_read looks at what is
- * there; but where a file must be and is not, nothing may be made beside it.
- * Nothing is left to close if it fails. */
+/* Fills in the names, and takes the lock that shows others that we use the
+ * file. kaws__file_read reads the file later. But if the file must exist and
+ * does not, this function fails, so that no .lock is made beside it. If it
+ * fails, nothing is left to close. */
 static kaws_status
 kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
                 int how, kaws_error *err)
@@ -11456,7 +11532,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
         if (!read_only) {
             status = kaws__file_result(f, os, "open and lock the .lock of", "",
                                        err);
-        } else if (os != 0) {             /* it goes on: see file_reach       */
+        } else if (os != 0) {             /* a reader goes on: see file_reach */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -11467,8 +11543,9 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 }
 
 
-/* Whether `other`, the value of that setting, is a file of its own, and so is
- * the link that it may be. If it is .tmp, the first change would remove it. */
+/* Checks that `other`, the value of that setting, is not one of our three
+ * files, and if it is a link, that the link is not either. If it were .tmp, for
+ * example, the first change would remove it. */
 static kaws_status
 kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
                  kaws_error *err)
@@ -11478,7 +11555,7 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
     int fd = -1, i, os;
 
     if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
-        return KAWS_OK;                   /* it has been judged elsewhere     */
+        return KAWS_OK;                   /* its reader reports that          */
     if ((os = kaws__disk_stat(fd, NULL, &its)) == 0)
         os = kaws__disk_stat(-1, other, &link);
     kaws__disk_close(fd);
@@ -11495,8 +11572,8 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
 }
 
 
-/* Locks slot 1 of one of the two files. All waiting is done here, and counted
- * in *waited. */
+/* Locks slot 1 of one of the two files. Only this function waits for other
+ * processes. It adds the time to *waited. */
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
@@ -11530,8 +11607,9 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* `waited`: for how many ms the caller has waited already. A reader locks the
- * file itself when it opens it. */
+/* Locks slot 1 of both files. `waited`: for how many ms the caller has waited
+ * already. For a reader, the data file itself is locked when it is opened
+ * (kaws__file_reach). */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -11554,7 +11632,7 @@ kaws__file_id(const kaws__file *f)
 }
 
 
-/* The digest of all that counts. */
+/* The digest of all bytes that count. */
 static const uint8_t *
 kaws__file_sum(const kaws__file *f)
 {
@@ -11564,7 +11642,7 @@ kaws__file_sum(const kaws__file *f)
 
 /* ---- is it the file that we know? -------------------------------------- */
 
-/* If the system cannot replace an open file, it is not kept open. */
+/* Closes the file if the system cannot replace an open file. */
 static void
 kaws__file_leave(kaws__file *f)
 {
@@ -11575,7 +11653,7 @@ kaws__file_leave(kaws__file *f)
 }
 
 
-/* Whether `path` means the file that we have open. */
+/* Whether `path` names the file that we have open; *differs says why not. */
 static int
 kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
                  const char **differs)
@@ -11589,8 +11667,8 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
     if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
-        *differs = "it was replaced under another name, and this one leads to "
-                   "what it was before: mount it again";
+        *differs = "it was replaced under another name, and this one still "
+                   "leads to the old file: mount it again";
     return os;
 }
 
@@ -11622,10 +11700,10 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
 }
 
 
-/* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. `moved`:
- * it was we who moved it, so its times do not count, and it may have no second
- * name. */
+/* Checks that `path` names the file that we have open, and that this file is as
+ * we know it. If only its times have changed, as after a chmod, its digest
+ * decides. `moved`: we have moved the file ourselves, so its times do not
+ * count, and it must not have a second name. */
 static kaws_status
 kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
@@ -11658,8 +11736,8 @@ kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 }
 
 
-/* Begins a change of the file in its place: the path must mean the file that we
- * know. Opens the file if it is not kept open. */
+/* Begins a change: the path must name the file that we know. Opens the file if
+ * it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
@@ -11675,8 +11753,8 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 }
 
 
-/* Ends it: these are the times that it gave the file. If they cannot be had,
- * the digest is asked next time. */
+/* Ends a change: remembers the times that the change gave the file. If the
+ * system does not tell them, the next change compares the digest. */
 static void
 kaws__file_changed(kaws__file *f)
 {
@@ -11691,8 +11769,8 @@ kaws__file_changed(kaws__file *f)
 }
 
 
-/* What the file has from now on: `size` bytes that count, the last 32 of them
- * `sum`, and `state` over all of them. Nothing is behind them. */
+/* Sets what the file holds from now on: `size` bytes that count, of which the
+ * last 32 are `sum`, and `state` over all of them. No bytes follow them. */
 static void
 kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
                    const kaws__sha256 *state)
@@ -11707,9 +11785,9 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 
 /* ---- what others did to it --------------------------------------------- */
 
-/* Whether the path no longer means the file that was so, or that file's length
- * differs, or it was replaced under another name; or, with `times`, its times
- * differ. */
+/* Whether the file has changed since `was`: the path names another file, or
+ * none; or its size differs; or it was replaced under another name; or, with
+ * `times`, its times differ. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
@@ -11722,7 +11800,8 @@ kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 }
 
 
-/* Whether what the path means now may be our bytes with others behind them. */
+/* Whether the file that the path names now may begin with our bytes, and go on
+ * after them. */
 static int
 kaws__file_may_go_on(const kaws__file *f)
 {
@@ -11733,10 +11812,11 @@ kaws__file_may_go_on(const kaws__file *f)
 }
 
 
-/* Begins to read what the path means now, beside what is known: with the locks
- * of `f`, which must be released afterwards, whatever comes of it. Its lock on
- * the file itself is given up here, because it would be in the way of the new
- * one; nor is that one to be told that somebody uses the file: it is us. */
+/* Prepares `again` for reading the file that the path names now, while `f`
+ * still has what we know. `again` shares the .lock of `f`; the caller must
+ * release the locks afterwards in any case. The lock on the data file itself is
+ * released here, because the new one would have to wait for it. in_use is set,
+ * so that no warning about ourselves is logged. */
 static void
 kaws__file_again(const kaws__file *f, kaws__file *again)
 {
@@ -11748,8 +11828,8 @@ kaws__file_again(const kaws__file *f, kaws__file *again)
 }
 
 
-/* Ends it well: what was read is what is known from now on. `again` has what is
- * left to be closed. */
+/* Takes over what was read: from now on, `f` knows that. `again` then holds the
+ * old file, which is to be closed. */
 static void
 kaws__file_take(kaws__file *f, kaws__file *again)
 {
@@ -11771,20 +11851,20 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
         return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
-                                "the one this process runs as; make that one "
-                                "its owner, by chown or, where the file system "
+                                "the one this process runs as; make this user "
+                                "its owner, by chown or, if the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
     if (st->others_read > f->stat.others_read ||
-        st->others_write > f->stat.others_write)      /* it is news           */
+        st->others_write > f->stat.others_write)      /* worse than it was    */
         kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it
- * when that is done. A reader goes on if the system has no locks, because what
- * it reads is proved by digests. */
+/* Locks the file that was just opened, as file_hold does. After that, the path
+ * must still name it. A reader goes on if the system has no locks, because the
+ * digests prove what it reads. */
 static kaws_status
 kaws__file_reach(kaws__file *f, kaws_error *err)
 {
@@ -11814,8 +11894,8 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
 }
 
 
-/* Removes a name that a crash left: the file was linked, and .tmp not yet
- * removed. */
+/* Removes a name that a crash left: the new file was linked to the path, but
+ * .tmp was not yet removed. */
 static void
 kaws__file_mend_links(kaws__file *f)
 {
@@ -11828,8 +11908,7 @@ kaws__file_mend_links(kaws__file *f)
 }
 
 
-/* Says at open what would be in the way of the first remove, months from now.
- */
+/* Warns at open of what would make the first remove fail, months from now. */
 static void
 kaws__file_foresee(const kaws__file *f)
 {
@@ -11953,9 +12032,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
- * Every change of the file is here. Each begins with kaws__file_change, ends
- * with kaws__file_changed, and says through kaws__file_advance what the file
- * has then.
+ * Every change of the file is here. Each begins with kaws__file_change, and
+ * ends with kaws__file_changed. kaws__file_advance records what the file then
+ * holds.
  *
  * How a file is replaced, and what a crash after each step leaves:
  *
@@ -11967,23 +12046,25 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  *     5  remove .tmp, if it is ours     the same
  *     6  sync the folder                the new file
  *
- * What comes out in step 4 must be the file that we know, or is put back. If
- * the system has no exchange, the path is checked and a rename follows: a file
- * that somebody moves there between the two is lost. A new file replaces none:
- * step 4 is then a rename that refuses, or a link, and a crash leaves one file
- * with two names, which opening mends.
+ * The file that step 4 takes out must be the one that we know; otherwise it is
+ * put back. If the system has no exchange, we check the path, and then rename:
+ * a file that somebody moves there in between is lost. A new data file never
+ * replaces another: step 4 is then a rename that fails if there is a file, or a
+ * link. After a link, a crash leaves one file with two names, which opening
+ * mends.
  *
- * If the process is killed, or a sync fails, and the system lives on, the next
- * process sees what is not durable. It may not build on that, so opening makes
- * durable whatever it found.
+ * If the process is killed or a sync fails, but the system runs on, the next
+ * process sees bytes that may not be durable. It must not build on them, so
+ * opening the file first makes durable whatever it found.
  *
- * *landed always means: the file shows the change, for as long as the system
- * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ * *landed always means that the file shows the change, for as long as the
+ * system is up. KAWS_OK implies it, and every failure except KAWS_UNCERTAIN
+ * excludes it.
  */
 
-#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+#define KAWS__SAVE_BLOCK      8192  /* bytes of a block of a replacement      */
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
+typedef struct kaws__writer {     /* a replacement that is being written      */
     int      fd;                  /* of <path>.tmp                            */
     int      os;                  /* the first failure; the rest is skipped   */
     uint64_t size;                /* bytes written, before those in the block */
@@ -12004,11 +12085,11 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 }
 
 
-/* ---- changing it in its place ------------------------------------------ */
+/* ---- changing the file in place ---------------------------------------- */
 
-/* Writes the committed length in its place, without a sync of its own. A write
- * that went wrong in the middle is tried again, because half a length makes the
- * file unreadable. */
+/* Writes the committed length in place, without a sync of its own. A write that
+ * failed in the middle is tried again, because half a length makes the file
+ * unreadable. */
 static kaws_status
 kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
@@ -12028,7 +12109,8 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. Within a change. */
+/* Sets the committed length to the file's length, durably. Call it within a
+ * change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
@@ -12040,9 +12122,10 @@ kaws__save_commit_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. What fails is taken back.
- * If that fails as well, nobody can say what the disk holds. */
+/* Appends an entry with one write and one sync. Before that, it sets the
+ * committed length to what is already durable. If the write or the sync fails,
+ * it cuts the entry off again. If that fails as well, nobody can say what the
+ * disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
@@ -12081,8 +12164,8 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 }
 
 
-/* Copies the torn end to a file of its own, durably. Its name says when; if
- * there is one of that second, a number follows. */
+/* Copies the torn end to a file of its own, durably. The file's name has the
+ * time, and a number as well if there is already a file of that second. */
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
@@ -12108,9 +12191,9 @@ kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 }
 
 
-/* Keeps the torn end of what was read in a file of its own, and cuts it off. If
- * that fails, it may be tried again: all that was acknowledged is in the file.
- */
+/* Copies the torn end to a file of its own, and cuts it off. If that fails, it
+ * may be tried again, because all that was acknowledged is still in the data
+ * file. */
 static kaws_status
 kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -12134,17 +12217,17 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
-                             "nothing is changed", err);
+    return kaws__file_result(f, os, "set the torn end of", " aside; until that "
+                             "succeeds, nothing is changed", err);
 }
 
 
-/* Makes durable what was read: the names in the folder, the bytes behind the
- * committed length, and where the file ends, because it may have been cut and
- * not synced. The bytes are written again, because after a sync that failed the
- * system may think that it has written them. A full volume that copies what is
- * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
- * done. */
+/* Makes durable what was read: the names in the folder, the bytes beyond the
+ * committed length, and the file's length, because the file may have been cut
+ * and not synced. The bytes are written again, because after a failed sync the
+ * system may believe that it has written them. A full file system that copies
+ * what is overwritten (btrfs, ZFS) may refuse to write them; f->synced says
+ * that the rest was done. */
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -12163,7 +12246,7 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
     os = kaws__disk_sync(f->fd);
     f->synced = os == 0;
     status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
-                               "is in", "; until then nothing is changed", err);
+                               "is in", "; until it is, nothing changes", err);
     if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
     kaws__file_changed(f);
@@ -12172,8 +12255,8 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 }
 
 
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What fails is tried again before the next change. `all`
+/* Prepares the file for its first change: makes durable what was found, and
+ * sets a torn end aside. If that fails, the next change tries it again. `all`
  * are the bytes that were read. */
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
@@ -12208,7 +12291,7 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
         return KAWS_OK;
     f->unsettled = 1;
     status = kaws__save_mend(f, all, err);
-    if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
+    if (status == KAWS_FILE && f->synced) {       /* no entry is missing      */
         kaws__err_log(f->hooks, KAWS__LOG_UNSETTLED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
@@ -12231,9 +12314,9 @@ kaws__save_flush(kaws__writer *w)
 }
 
 
-/* Begins a replacement, with its header. If that goes well, it must end in a
- * commit. What it makes must be what a reader takes: the file system may set
- * owners of its own. */
+/* Begins a replacement with its header. If this succeeds, kaws__save_commit
+ * must follow. The new file must be one that file_looks_right accepts, because
+ * the file system may have set its owner. */
 static kaws_status
 kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
@@ -12283,8 +12366,8 @@ kaws__save_put(kaws__writer *w, kaws_bytes record)
 }
 
 
-/* Writes what is left of a replacement, and the length that it has; then all of
- * it is durable, and locked as the file is that it replaces. */
+/* Writes the rest of a replacement, and its committed length; syncs it; and
+ * locks it as the file that it replaces is locked. */
 static int
 kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 {
@@ -12305,9 +12388,9 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at, as
- * `status` says: it goes back, durably, because a power cut would else take it
- * away again. */
+/* The exchange took out a file that is not ours, or that could not be checked,
+ * as `status` says. That file is put back, durably, because a power cut could
+ * otherwise undo that. */
 static kaws_status
 kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
                     kaws_error *err)
@@ -12318,15 +12401,15 @@ kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
     if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
         return status;
     return kaws__save_uncertain(f, os, *landed
-                                ? "another took its place, and could not be "
-                                  "put back: it is .tmp now, save it"
-                                : "another took its place, and was put back, "
-                                  "but not durably", err);
+                                ? "another file took its place, and could not "
+                                  "be put back: it is .tmp now, save it"
+                                : "another file took its place, and was put "
+                                  "back, but not durably", err);
 }
 
 
-/* Gives the replacement the file's name. If the system has no exchange and no
- * link for that, the path is looked at, and a rename follows. */
+/* Gives the replacement the file's name. If the system has neither exchange nor
+ * link for that, checks the path, and then renames. */
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
@@ -12355,7 +12438,8 @@ kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 
 
 /* Puts the replacement in place. The old file stays locked until its name is
- * gone: who has it by another would take it for the keyring. */
+ * gone, because a process that has it by another name would use it as the
+ * keyring. */
 static kaws_status
 kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
@@ -12386,10 +12470,10 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 }
 
 
-/* Makes a new, empty file. Syncs the folder above first, which has the name of
- * our folder, even if our folder was there before: its creator may have crashed
- * before syncing. If we did not make it and may not open the folder above, that
- * is its owner's business. */
+/* Makes a new, empty file. First syncs the folder above our folder, because
+ * that holds our folder's name. It does so even if our folder was there before:
+ * its creator may have crashed before syncing. If we did not make our folder
+ * and may not open the folder above, that is no failure. */
 static kaws_status
 kaws__save_create(kaws__file *f, kaws_error *err)
 {
@@ -12413,8 +12497,9 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 }
 
 
-/* At a clean close: from then on the file itself says how long it has to be.
- * That is a help, not a duty: a file that has changed is left alone. */
+/* At a clean close: sets the committed length, so that the file itself says how
+ * long it has to be. This is a help, not a duty: a file that others have
+ * changed is left alone. */
 static void
 kaws__save_finish(kaws__file *f)
 {
@@ -12442,15 +12527,16 @@ kaws__save_finish(kaws__file *f)
  *        table_discard table_adopt table_reserve table_add table_remove
  *        table_swap table_from table_exchange
  *
- * An entry is its record, byte for byte as in the file: in memory of its own,
- * or, if it was there at the opening, inside the bytes of the file that were
- * read then (the image). So opening copies nothing, and writing out is copying.
- * Rows stand in an array, oldest first. A hash table, with open addressing,
- * points at the same entries. Nothing here fails but reserve and new, which
- * come before the disk is touched: what follows the disk cannot go wrong.
+ * An entry is its record, byte for byte as in the file. An entry that was there
+ * at the opening stays inside the bytes of the file that were read then (the
+ * image). Every other entry has memory of its own. So opening copies nothing,
+ * and to write the file is to copy the entries. The rows are an array, oldest
+ * first. A hash table with open addressing points at the same entries. Only
+ * reserve and new can fail. They are called before the disk is touched, so
+ * nothing can fail after that.
  */
 
-typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
+typedef struct kaws__entry kaws__entry;     /* never defined: a record        */
 
 typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
@@ -12467,14 +12553,14 @@ enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
-    uint64_t     since;           /* below are the serials of another table   */
+    uint64_t     since;           /* serials below it: an earlier table's     */
     uint64_t     next_serial;
     kaws__row   *rows;            /* behind the slots, in the same block      */
     size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
-    size_t       image_entries;   /* so many rows' entries are in it          */
+    size_t       image_entries;   /* how many rows' entries are in it         */
 } kaws__table;
 
 
@@ -12499,7 +12585,8 @@ kaws__table_record(const kaws__entry *e)
 }
 
 
-/* An entry of its own for a record. It is in no table until it is added. */
+/* Makes an entry of a record, with memory of its own. It is in no table until
+ * it is added. */
 static kaws__entry *
 kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
@@ -12511,7 +12598,8 @@ kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 }
 
 
-/* Frees an entry of its own that is in no table; NULL is none. */
+/* Frees an entry that kaws__table_new made and that is in no table. `e` may be
+ * NULL. */
 static void
 kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
@@ -12625,7 +12713,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* The same for the name of an entry. */
+/* The slot of an entry's name. */
 static kaws__slot *
 kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
 {
@@ -12685,8 +12773,8 @@ kaws__table_reserve(kaws__table *t, size_t more)
 }
 
 
-/* Takes the entry over, behind all others; 0 if its name is there already.
- * Room must have been reserved. */
+/* Adds the entry behind all others, and owns it from then on. Returns 0 if its
+ * name is there already. Room must have been reserved. */
 static int
 kaws__table_add(kaws__table *t, kaws__entry *e)
 {
@@ -12702,7 +12790,7 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 }
 
 
-/* The number of the first row whose serial is not smaller. */
+/* The index of the first row whose serial is `serial` or greater. */
 static size_t
 kaws__table_from(const kaws__table *t, uint64_t serial)
 {
@@ -12757,9 +12845,9 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
-/* Lets the table and one that was read later change places. `more`: that one
- * begins with all entries of this, which keep their serials; otherwise no entry
- * of the one has a serial of the other's. */
+/* Exchanges the table with `fresh`, which was read later. `more`: `fresh`
+ * begins with all entries of the table, and they keep their serials. Otherwise
+ * the two have no serial in common. */
 static void
 kaws__table_exchange(kaws__table *t, kaws__table *fresh, int more)
 {
@@ -12851,8 +12939,9 @@ kaws__bind_text_ok(const char *text)
 }
 
 
-/* Whether KMS takes a caller's context: its names and values are UTF-8 text,
- * none is empty, and no name is there twice: KMS would use one of the two. */
+/* Whether KMS accepts a caller's context: its names and values are UTF-8 text,
+ * none is empty, and no name is there twice, because KMS would use only one of
+ * the two. */
 static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
@@ -12883,20 +12972,20 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  *        vault_entry vault_add vault_replace vault_claim vault_extent
  *        vault_list vault_stats vault_refresh
  *
- * Table, file, and the digest over the file have one lock, which is never held
- * while anything is waited for. A change waits first: for its turn among the
+ * One lock guards the table, the file and the file's digest. No thread that
+ * holds it waits for anything. A change waits first: for its turn among the
  * ring's threads, then for the file's locks, which other processes may hold.
  * Then it takes the lock, reserves memory, changes the disk, and last, when
  * nothing can fail any more, the table. This room does not know KMS.
  *
- * What other processes did to the file is read as at the opening, into a file
- * and a table of its own, which take the place of the old ones when all is well
- * and durable. If the old bytes are the first of the new ones, nothing that the
- * ring knows has changed, so that may happen whenever the ring needs to know
- * more. Everything else is for the ring's owner to decide.
+ * If other processes changed the file, it is read as at the opening, into a new
+ * file and a new table. These replace the old ones when all is checked and
+ * durable. If the new bytes begin with the old ones, nothing that the ring
+ * knows has changed, so the ring may do this whenever it needs to know more.
+ * Every other case is for the ring's owner to decide.
  */
 
-#define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
+#define KAWS__VAULT_TURN_MS   10000  /* for other threads, if none progresses */
 
 typedef struct kaws__vault {
     const kaws_hooks *hooks;
@@ -12904,7 +12993,7 @@ typedef struct kaws__vault {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
-    kaws__stat   refused;         /* in turn: what was read, and not taken    */
+    kaws__stat   refused;         /* guarded by the turn: a file we refused   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
@@ -12913,11 +13002,11 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views, of an entry: into `bytes`         */
+    kaws__record record;          /* views; an entry's are into `bytes`       */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
-    uint64_t     id;              /* of its name; 0: the shield is off        */
-    uint64_t     generation;      /* of the file; the bytes have to follow it */
+    uint64_t     id;              /* hash of its name; 0: the shield is off   */
+    uint64_t     generation;      /* of the file; must stand before `bytes`   */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
@@ -12926,10 +13015,10 @@ typedef enum kaws__intent {
 } kaws__intent;
 
 
-/* With the lock held: whether there is a file, and it may be changed if that is
- * wanted. After a disk failure in the middle of a change nobody knows what the
- * file holds, so nobody may add to it. A removal is told so when it begins: the
- * key may not be there. */
+/* With the lock held: whether there is a file, and whether the intent is
+ * allowed. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is allowed here, and refused
+ * when the change begins, because there may be no such key. */
 static kaws_status
 kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -12962,10 +13051,11 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 }
 
 
-/* Waits until the file is ours, which vault_release ends: for our turn first,
- * because the file's locks do not keep threads apart. Then for the file's
- * locks: a thread that waited for them in another thread's turn has waited for
- * them, too. Who wants the vault's own lock takes it last. */
+/* Waits until the file is ours; vault_release ends that. Waits for our turn
+ * first, because the file's locks do not exclude threads of one process. Then
+ * waits for the file's locks: the time since another thread last made progress
+ * counts as spent on them, too. A caller that wants the vault's own lock takes
+ * it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -13005,7 +13095,7 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
     kaws_bytes all = kaws__buf_view(&t->image);
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
-    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
+    kaws_bytes last = { NULL, 0 };        /* the last record's owner          */
     const char *wrong;
     kaws__record r;
 
@@ -13028,8 +13118,8 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
 }
 
 
-/* Reads and checks a file, whose bytes and keys go to a table. With its locks
- * held, so no other process changes it meanwhile. */
+/* Reads and checks a file, and puts its bytes and keys into a table. The file's
+ * locks must be held, so that no other process changes it meanwhile. */
 static kaws_status
 kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
                  char *accounts, kaws_error *err)
@@ -13048,8 +13138,9 @@ kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
 }
 
 
-/* What was read takes the place of what is known; without a table, the keys are
- * the same. What comes back in the two is to be closed. */
+/* Takes over what was read. `fresh` is NULL if the keys are the same.
+ * Afterwards *again and *fresh have the old file and table, which are to be
+ * closed. */
 static void
 kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
                  int more)
@@ -13076,9 +13167,10 @@ kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
 }
 
 
-/* Reads the file that the path means now: with whatever keys it has (`any`), or
- * only if it has all that the ring knows, and maybe more. On failure all is as
- * before, but the file is to be released. */
+/* Reads the file that the path names now, and takes it over: with `any`,
+ * whatever keys it has; otherwise only if it has all that the ring knows, and
+ * maybe more. On failure all is as before, but the caller must still release
+ * the file. */
 static kaws_status
 kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 {
@@ -13131,9 +13223,10 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 }
 
 
-/* The file is not as it was. Maybe another process has added to it. Everything
- * else is refused, with the words for it, and not read again until it changes.
- * With the file held; on failure it is to be released. */
+/* The file is not as it was. If another process may have added to it, reads it
+ * again. Everything else is refused, with an error that says what differs, and
+ * not read again until it changes. The file must be held; on failure the caller
+ * releases it. */
 static kaws_status
 kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 {
@@ -13154,10 +13247,11 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
- * otherwise what they added. A file that is as it was costs one look. What took
- * a torn end's place may be as long. A ring whose file is uncertain does
- * nothing by itself. */
+/* Takes over what other processes did to the file: all of it for
+ * KAWS__TO_REFRESH, otherwise only what they added. A file that has not changed
+ * costs one stat. If the file has a torn end, its times are compared, too,
+ * because the entry that replaced the torn end may be just as long. A ring
+ * whose file is uncertain takes over nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -13188,7 +13282,8 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks a name up, which has to be there, or to be free. */
+/* With the lock held: looks up a name. It must be there; if `there` is 0, it
+ * must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -13203,7 +13298,7 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 }
 
 
-/* With the lock held. */
+/* With the lock held: copies all of a key but its context. */
 static void
 kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
@@ -13222,10 +13317,11 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 }
 
 
-/* Looks up the name in copy->record, and copies the key, but for what its blob
- * is tied to. A key to be added must not be there; then this says just that. If
- * it is there, or another key is not, another process may have changed that.
- * The lock is not kept, so a change looks again. */
+/* Looks up the name in copy->record, and copies the key, but not its encryption
+ * context. For KAWS__TO_ADD it only checks that the name is free, and fills in
+ * the context of the new key. If the answer is a failure, another process may
+ * have changed that, so it refreshes and looks once more. It releases the lock,
+ * so a change has to look again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -13278,8 +13374,8 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
 }
 
 
-/* How many keys there are, another process's among them; all their serials are
- * below *limit, and those of keys to come are not. Fails if they may not be
+/* Counts the keys, those of other processes included. All their serials are
+ * below *limit, and those of later keys are not. Fails if the keys may not be
  * changed. */
 static kaws_status
 kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
@@ -13343,8 +13439,8 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* Ends a change, with the status that is returned. `done`: what was done to the
- * file; NULL: nothing. */
+/* Ends a change, and returns `status`. `done` is for the log: what was done to
+ * the file; NULL: nothing. */
 static kaws_status
 kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 {
@@ -13359,7 +13455,7 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 }
 
 
-/* Begins a change, which vault_end ends; on failure there is none. */
+/* Begins a change; vault_end ends it. On failure nothing has begun. */
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
@@ -13379,8 +13475,8 @@ kaws__vault_begin(kaws__vault *v, kaws_error *err)
 }
 
 
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
+/* Makes the entry of a key that KMS has sealed, to add it or to replace
+ * another. NULL: out of memory. */
 static kaws__entry *
 kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
                   const kaws_sealed *sealed)
@@ -13430,8 +13526,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
 }
 
 
-/* Writes the new file of a replacement: the table's keys without `skip`; those
- * whose serials are in `fresh`, as they are there. */
+/* Writes the entries of a replacement: the table's without `skip`. If a serial
+ * is in `fresh`, the entry there is written instead. */
 static void
 kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
                   const kaws__row *fresh, size_t n, kaws__writer *w)
@@ -13449,10 +13545,11 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 }
 
 
-/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
- * with n keys, sealed again, in the place of those of the same serials, which
- * are in their order, and below `limit`. What the table took over is NULL in
- * `fresh` then; the rest is still the caller's. */
+/* Replaces the file, then changes the table. If `gone` is not NULL, that key is
+ * removed. Otherwise n keys that were sealed again replace the keys with the
+ * same serials; `fresh` is in the order of the serials, which are below
+ * `limit`. Afterwards the entries that the table took over are NULL in `fresh`;
+ * the caller still owns the others. */
 static kaws_status
 kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
                     size_t n, uint64_t limit, kaws_error *err)
@@ -13516,8 +13613,8 @@ kaws__vault_start(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Opens or makes the data file; without a path there is none, and no key. *v is
- * all zeros before. Close it in any case. */
+/* Opens or makes the data file; without a path there is none, and no key. *v
+ * must be all zeros before. Close it even on failure. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                  const kaws_config *cfg, kaws_error *err)
@@ -13569,9 +13666,9 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 }
 
 
-/* This process is a forked child. The file is the parent's, so closing it must
- * write nothing. Other threads of the parent may have waited for their turn,
- * and are not here to leave it. */
+/* For a forked child. The file is the parent's, so closing it must write
+ * nothing. Threads of the parent may have waited for their turn; they do not
+ * exist here, and so cannot end their wait. */
 static void
 kaws__vault_abandon(kaws__vault *v)
 {
@@ -13581,7 +13678,7 @@ kaws__vault_abandon(kaws__vault *v)
 }
 
 
-/* Nobody uses it any more. */
+/* Closes the vault, which nobody uses any more. */
 static void
 kaws__vault_close(kaws__vault *v)
 {
@@ -13606,10 +13703,11 @@ kaws__vault_close(kaws__vault *v)
  * Uses: thread err mem buf text arn calls kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
- * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
- * that the new blob opens as that key. When all are done, the file is replaced
- * once; after any failure it is not touched. The lock here guards one re-wrap
- * and its counters; the vault's lock may be taken while it is held.
+ * Each of several workers claims a key, has KMS re-encrypt it, and has KMS
+ * confirm in a dry run that the new blob decrypts to that key. When all are
+ * done, the file is replaced once; after any failure it is not touched. The
+ * lock here guards one re-wrap and its counters; the vault's lock may be taken
+ * while it is held.
  */
 
 typedef struct kaws__rewrap {
@@ -13624,7 +13722,7 @@ typedef struct kaws__rewrap {
 typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
-    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    uint64_t      next, limit;    /* serials: claim from next, below limit    */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, ended, max;
@@ -13669,10 +13767,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and asks until KMS seals with it, because KMS
- * answers before that. Gives up after the timeout, by the clock or, if the
- * clock stands still, by the sum of the pauses; the rotation has succeeded all
- * the same. */
+/* Has KMS make new key material, and then asks until KMS seals with it, because
+ * KMS answers the request earlier. Gives up after the timeout, by the clock or,
+ * if the clock stands still, by the sum of the pauses; the rotation has
+ * succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
@@ -13714,8 +13812,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
-/* Whether a worker may stop. If the hook says so to one of them, or if one has
- * failed, the answer is the same for all. */
+/* Whether a worker should stop. If the hook has said so to one of the workers,
+ * or if one has failed, all stop. */
 static int
 kaws__rewrap_cancelled(void *arg)
 {
@@ -13732,7 +13830,7 @@ kaws__rewrap_cancelled(void *arg)
 }
 
 
-/* Begins an operation of a worker's. */
+/* Begins an operation for a worker. */
 static kaws__op
 kaws__rewrap_op(kaws__run *run, kaws_error *err)
 {
@@ -13745,8 +13843,8 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
 }
 
 
-/* Has KMS seal the key again, and say that the new blob opens as this very key.
- * Each of the two has the whole timeout. */
+/* Has KMS seal the key again, and confirm that the new blob decrypts to this
+ * very key. Each of the two steps has a whole timeout. */
 static kaws_status
 kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
                     uint64_t numbers[3], kaws_error *err)
@@ -13764,13 +13862,13 @@ kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
-        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
-                            "kms:Decrypt: %s", err->text);
+        (void)kaws__err_set(err, status, "each new blob is verified, which "
+                            "needs the right to kms:Decrypt: %s", err->text);
     return status;
 }
 
 
-/* One claimed key. The run's error is the first one's. */
+/* Re-wraps one claimed key. The run keeps the first error only. */
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
@@ -13806,9 +13904,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. A worker that has nothing left to do goes on asking for
- * the others, because only the caller's own thread may know of a cancellation.
- */
+ * or one has failed. A worker that has nothing left to do goes on asking the
+ * hook until the others have ended, because only the caller's own thread may
+ * know of a cancellation. */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -13850,9 +13948,9 @@ kaws__rewrap_by_number(const void *a, const void *b)
 }
 
 
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. A key's three numbers are digests of its
- * two request ids (0: KMS sent none) and of its blob. */
+/* KMS makes neither a blob nor a request id twice. If two keys got the same
+ * one, one of them got the other's reply. A key's three numbers are digests of
+ * its two request ids (0: KMS sent none) and of its blob. */
 static kaws_status
 kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 {
@@ -13868,7 +13966,7 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
-/* Re-wraps run->max keys, to the KMS key that seals now. */
+/* Re-wraps run->max keys under the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
@@ -13904,7 +14002,8 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 }
 
 
-/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
+/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys does not
+ * count. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
@@ -13944,9 +14043,9 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
  *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
- * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
- * asked without any lock but the settings' own, so what a key's name stands for
- * may change meanwhile: the vault looks again before it changes anything.
+ * A ring holds a vault, the KMS calls, and a re-wrap that uses both. A thread
+ * that waits for KMS holds no lock but SETTINGS. So an entry may change
+ * meanwhile: the vault looks again before it changes anything.
  */
 
 struct kaws {
@@ -13968,8 +14067,9 @@ typedef struct kaws__door {
 } kaws__door;
 
 
-/* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is NULL, or was opened by a different process. */
+/* Begins a public function: returns the error to fill, which is never NULL. If
+ * the ring is NULL, or a different process opened it, the error already says
+ * so. */
 static kaws_error *
 kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
@@ -13988,7 +14088,7 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 }
 
 
-/* Ends a public function, with the status that its error says. */
+/* Ends a public function, and returns the status of its error. */
 static kaws_status
 kaws__ring_leave(kaws__door *door, kaws_status status)
 {
@@ -14022,8 +14122,8 @@ kaws__ring_hooks(kaws_hooks *h)
 }
 
 
-/* Copies the config's strings, which need not live on, into one block, and lets
- * the config point there. */
+/* Copies the config's strings into one block, because the caller need not keep
+ * them, and points the config at the copies. */
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
@@ -14055,8 +14155,8 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but hardly as they are meant. That the
- * default region is not the ARN's is no contradiction. */
+/* Warns of settings that can be used, but are probably mistakes. A default
+ * region that differs from the ARN's is no mistake. */
 static void
 kaws__ring_doubt(const kaws *ring)
 {
@@ -14120,7 +14220,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
 }
 
 
-/* One line that says all that the ring was opened with. */
+/* Logs one line with all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
@@ -14482,9 +14582,9 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge a choice that differs from what is used now. What it tells of
- * accounts counts only once the choice is taken. With the settings' lock held.
- */
+/* Has KMS judge a choice. What KMS is asked depends on what differs from the
+ * KMS key and the region that are used now. If KMS tells an account, that
+ * counts only once the choice is taken. The caller holds SETTINGS. */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
@@ -14497,7 +14597,7 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
+        return KAWS_OK;                   /* there is no KMS key to judge     */
     if (another)
         status = kaws__kms_may_use(&op, there.key_id);
     op.target = there;
@@ -14505,7 +14605,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
-    /* The region of an ARN goes on to be asked for this KMS key. */
+    /* The KMS key is an ARN: requests for it still go to the ARN's region, so
+     * the new region only has to answer. */
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         memcpy(op.target.region, choice->region, sizeof op.target.region);
@@ -14515,9 +14616,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
 }
 
 
-/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
- * or neither. A pair that passed before need not wait while KMS judges another.
- */
+/* Takes the KMS key and the region together, or neither. NULL leaves one as it
+ * is. A pair that passed kaws_try does not wait while KMS judges another. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
@@ -14724,8 +14824,9 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
 
-/* Where what is written overlaps what else is given, nobody could say what it
- * would hold in the end. A length beyond the end of memory overlaps all. */
+/* Whether two buffers overlap. If an output overlapped another argument, its
+ * content would be undefined. A length beyond the end of memory overlaps
+ * everything. */
 static int
 kaws__ring_overlap(const void *one, size_t one_len, const void *two,
                    size_t two_len)
@@ -14739,8 +14840,9 @@ kaws__ring_overlap(const void *one, size_t one_len, const void *two,
 }
 
 
-/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
- * if there is one. `most`: what KMS takes, which also tells the two apart. */
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which are written to
+ * `room` if it is not NULL. `most` is the most that KMS seals here, and tells
+ * the two cases apart. */
 static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
@@ -14791,8 +14893,8 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Checks what a caller hands in to be opened, and copies it with its KMS key
- * filled in: by default, the one that seals now. */
+/* Checks the sealed value that a caller wants opened, and copies it. If it
+ * names no KMS key, fills in the one that seals now. */
 static kaws_status
 kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                  kaws_sealed *out, kaws_error *err)
@@ -14805,7 +14907,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__err_argument(err, "kms_key_arn has no end");
+        return kaws__err_argument(err, "kms_key_arn has no NUL at its end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);

@@ -178,7 +178,7 @@ struct plug__abi_var {                  /* the server writes into it         */
     int               flags;
     const char       *name, *comment;
     int             (*check)(void *thd, plug__abi_var *var, void *save,
-                             plug__abi_value *value);    /* NULL: its own    */
+                             plug__abi_value *value);    /* NULL: server's   */
     void            (*update)(void *thd, plug__abi_var *var, void *at,
                               const void *save);
     void             *at;               /* of the value                      */
@@ -262,19 +262,20 @@ typedef struct plug__abi_udf_args {
  * of the library are in its room err.) All lines, the library's too, go through
  * lines_log.
  *
- * An outage or a wrong right in IAM can make thousands of equal lines. So an
- * error or a warning is logged the first time, and then at most once a minute,
- * with a count of those that were left out. Two lines are equal if they are
- * about the same thing (the same key, say) and their texts differ in request
- * ids and measured times only: a line with a different key or cause differs.
- * When what had failed works again, its lines are forgotten, because the next
- * failure is news. A count that was not said yet is said with the next line of
- * any kind after the minute, when its line is forgotten, and at the end. Notes
- * are never left out, because the last one has to show how the file is now.
+ * An outage or a missing permission in IAM can make thousands of equal lines.
+ * So an error or a warning is logged the first time, and then at most once a
+ * minute, with a count of those that were left out. Two lines are equal if they
+ * are about the same thing (the same key, say) and their texts differ in
+ * request ids and measured times only: a line with a different key or cause
+ * differs. When a thing that failed works again, its lines are forgotten,
+ * because the next failure is news. A count that is still due is logged with
+ * the next line of any kind after the minute, when its line is forgotten, and
+ * at the end. Notes are never left out, because the last one has to show how
+ * the file is now.
  */
 
 enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
-       PLUG__ONCE = 4 };                /* the first line about a thing only */
+       PLUG__ONCE = 4 };                /* log one line about a thing only   */
 
 /* Ends each line that an administrator may read because the server did not
  * start. InnoDB's own lines then give advice that loses rows. */
@@ -346,7 +347,7 @@ typedef struct plug__lines {
     pthread_mutex_t  lock;              /* for all below                     */
     int              used;              /* also read without the lock        */
     plug__lines_kept *kept;             /* PLUG__KEPT of them, apart, so that
-                                         * the plugin's file has no zeros    */
+                                         * keyring_aws.so stores no zeros    */
 } plug__lines;
 
 
@@ -361,10 +362,10 @@ plug__lines_now_ms(void)
 }
 
 
-/* How many bytes at `at`, within a line that has its tag, differ from one time
- * to the next: a request id, a time as AWS writes it, or a number that was
- * measured, such as libcurl's "after 1001 ms". Milliseconds that were set are a
- * difference. */
+/* How many bytes at `at` may differ between two equal lines: a request id, a
+ * time as AWS writes it, or a number that was measured, such as libcurl's
+ * "after 1001 ms". A setting in milliseconds counts as a difference. The line
+ * begins with its tag, so it has bytes before `at`. */
 static size_t
 plug__lines_varies(const char *at)
 {
@@ -416,7 +417,7 @@ plug__lines_write(plug__lines *l, plug__lines_kept *at, int64_t now)
 }
 
 
-/* With the lock held: says a count that is due, and forgets the line. */
+/* With the lock held: logs a count that is due, and forgets the line. */
 static void
 plug__lines_forget(plug__lines *l, plug__lines_kept *at, int64_t now)
 {
@@ -427,8 +428,9 @@ plug__lines_forget(plug__lines *l, plug__lines_kept *at, int64_t now)
 }
 
 
-/* With the lock held: where the line is kept, or else where it can be. A line
- * that is said once only goes last, because it is not to be said again. */
+/* With the lock held: returns the place of an equal line, or else a place for a
+ * new one. A line of PLUG__ONCE is pushed out last, because it must not be
+ * logged again. */
 static plug__lines_kept *
 plug__lines_find(plug__lines *l, const char *about, int level,
                  const char *line, int64_t now)
@@ -455,8 +457,8 @@ plug__lines_find(plug__lines *l, const char *about, int level,
 }
 
 
-/* Logs a line that begins with its tag, or counts it. `about` is what it is
- * about; "": nothing that could work again. */
+/* Logs a line, which begins with its tag; or only counts it. `about` names the
+ * thing that may work again; "": there is none. */
 static void
 plug__lines_log(plug__lines *l, const char *about, int level, const char *line)
 {
@@ -509,8 +511,8 @@ plug__lines_say(plug__lines *l, const char *about, int number, int level,
 }
 
 
-/* That works again, or (NULL) all of it ends: its lines are forgotten. Returns
- * whether there were any. */
+/* Forgets the lines about a thing, because it works again; or (NULL) all lines,
+ * because the plugin ends. Returns whether there were any. */
 static bool
 plug__lines_well(plug__lines *l, const char *about)
 {
@@ -557,7 +559,8 @@ plug__lines_well(plug__lines *l, const char *about)
  * copy only. The next thread that seals a key makes the ring adopt the wanted
  * values. If the library tried the same values last, adopting them takes no KMS
  * call. If it did not, the thread asks KMS. Only the cache follows the update
- * itself: it waits for nothing, and who turns it off wants it emptied now.
+ * itself, because that waits for nothing, and because an administrator who
+ * turns the cache off wants it emptied now.
  *
  * The KMS key and the region are tried and adopted as a pair, because a KMS key
  * is looked up in a region and may exist in no other region.
@@ -817,8 +820,9 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
 
 /* ---- the KMS key and region that are wanted ------------------------------ */
 
-/* Asks KMS whether it accepts values that a session wants to SET; or (`ask` is
- * false) judges them by what is known without it. The ring does not change. */
+/* Asks KMS whether it accepts values that a session wants to SET. If `ask` is
+ * false, judges them by what is known without asking KMS. The ring does not
+ * change. */
 static kaws_status
 plug__guard_try(plug__guard *g, const plug__guard_values *values, bool ask,
                 kaws_error *err)
@@ -1062,9 +1066,10 @@ plug__server_called(void)
 }
 
 
-/* Whether the server sets a variable by itself, as SET PERSIST left it. It does
- * so after init, while it starts (but then a statement is init_file's) and in
- * the statement INSTALL PLUGIN. In 5.7 there is no SET PERSIST. */
+/* Whether the server itself sets a variable now, to a value of SET PERSIST. It
+ * does so after init: in the statement INSTALL PLUGIN, or while it starts, and
+ * then outside any statement (a statement at that time comes from init_file).
+ * 5.7 has no SET PERSIST. */
 static bool
 plug__server_restores(void *thd)
 {
@@ -1101,8 +1106,9 @@ plug__server_log(int level, const char *line)
 }
 
 
-/* A client gets only so many bytes of an SQL error. A longer text is cut in the
- * middle, where AWS's own words are, because what to do stands at its end. */
+/* Raises an SQL error. A client gets only so many bytes of its text. A longer
+ * text is cut in the middle, where AWS's own words are, because its end says
+ * what to do. */
 static void
 plug__server_raise(unsigned number, const char *text)
 {
@@ -1281,8 +1287,8 @@ plug__status_untick(plug__status_ticker *ticker)
  * Uses: abi lines guard server
  * Gives: settings_table | settings_describe settings_read
  *
- * A new setting is a new row: settings_describe makes MySQL's variable of it,
- * and settings_read fills its member of the configuration.
+ * A new setting is a new row: settings_describe turns it into a variable of
+ * MySQL, and settings_read fills its member of the configuration.
  *
  * The server fills in the values from my.cnf before init, and at run time by a
  * check and an update (room guard says why there are two). The server owns all
@@ -1384,7 +1390,7 @@ static plug__abi_var *plug__settings_table[PLUG__SETTINGS + 1];
 
 enum {
     PLUG__ER_WRONG_VALUE_FOR_VAR = 1231,
-    PLUG__STATEMENTS = 8                /* that SET at once, and are known   */
+    PLUG__STATEMENTS = 8                /* that may SET at the same time     */
 };
 
 typedef struct plug__settings_statement {
@@ -1399,7 +1405,8 @@ static struct {
 } plug__settings_known = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
-/* Always 1, which tells the server that a check refuses its value. */
+/* Logs and raises why a value is refused. Returns 1, which tells the server
+ * that the check failed. */
 static int
 plug__settings_refuse(const char *name, const char *value, const char *why)
 {
@@ -1450,9 +1457,10 @@ plug__settings_checked(void *thd, const plug__guard_values *more)
 
 
 /* Asks KMS about the new value, together with the other values that the
- * statement SETs. If the server sets it by itself, KMS is asked when the value
- * is used: it may be away now, and the server would drop this value and those
- * that follow it; and a KMS key and a region come one by one. */
+ * statement SETs. If the server itself sets the value (SET PERSIST), KMS is
+ * asked only when the value is used. KMS may be unreachable now, and the server
+ * would then drop this value and those that follow it. Also, the server sets
+ * the KMS key and the region one by one. */
 static int
 plug__settings_check(void *thd, plug__abi_var *var, void *save,
                      plug__abi_value *value)
@@ -1462,7 +1470,7 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
     char        buf[PLUG__VALUE_MAX];
     int         len  = (int)sizeof buf;
     const char *text = value->val_str(value, buf, &len);
-    const char *copy = NULL, *why = NULL;   /* the copy is the statement's   */
+    const char *copy = NULL, *why = NULL;   /* the statement owns the copy   */
     plug__guard_values tried, change = { .of = { { "", 0, false } } };
     kaws_error  err;
 
@@ -1509,10 +1517,10 @@ plug__settings_show(const plug__settings_row *row, const void *at,
 }
 
 
-/* The server made this copy of a text, and frees the one that it replaces. The
- * first update of a statement wants all values that the statement checked,
- * because a key that is made before the second update must not be sealed with
- * half of a pair. */
+/* Stores the new value. The server made this copy of a text, and frees the one
+ * that it replaces. The first update of a statement makes all values count that
+ * the statement checked, because a key that is made before the second update
+ * must not be sealed with half of a pair. */
 static void
 plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 {
@@ -1544,7 +1552,7 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 }
 
 
-/* Makes MySQL's variables of the rows. */
+/* Turns the rows into MySQL's variables. */
 static void
 plug__settings_describe(void)
 {
@@ -1622,17 +1630,18 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * my_malloc. All three outputs are written in every case, because the migration
  * tool frees what they hold after a failure.
  *
- * If the server asks for a key of its own that has to be there, and is not, the
- * data file is an older copy, or another server's: an error line says so.
- * InnoDB asks for INNODBKey-... only after it has made the key, or has read the
- * key's name in a tablespace. So the key has to be there, unless the last try
- * to make it failed, or keyring_operations is OFF. But if InnoDB cannot get a
- * key, it also asks for the name that 5.7.11 would have given it, with numbers
- * only: that name may always be missing. The binary log has a few
- * keys for its own use, which may all be missing, and keys with a number. It
- * asks for the next number before it makes that key, but only while a rotation
- * runs (a key with _old or _new at its end is there), or when it has just asked
- * for its own entry in vain, and so makes its first key.
+ * If the server asks for a key of its own that has to be there, and the key is
+ * missing, the data file is an older copy, or another server's: an error line
+ * says so. InnoDB asks for INNODBKey-... only after it has made the key, or has
+ * read the key's name in a tablespace. So the key has to be there, unless the
+ * last try to make it failed, or keyring_operations is OFF. But if InnoDB
+ * cannot get a key, it also asks for the name that 5.7.11 would have given it,
+ * with numbers only: that name may always be missing. The binary log has a few
+ * keys without a number, which may all be missing, and keys with a number. It
+ * asks for the key with the next number before it makes that key, but only in
+ * two cases. Either a rotation runs: then there is a key with _old or _new at
+ * its end. Or it makes its first key: then it has just asked for its own entry,
+ * which was missing.
  *
  * For a walk the server gives fixed buffers, and does not say how large they
  * are. The buffer of a user id has 96 bytes in 5.7 and in migration mode, and
@@ -1655,8 +1664,8 @@ static const struct {
 
 static struct {
     pthread_mutex_t lock;
-    char unmade[PLUG__SHOWN];           /* the server could not make this    */
-    char begun[PLUG__SHOWN];            /* the server makes the first of this */
+    char unmade[PLUG__SHOWN];           /* key that could not be made        */
+    char begun[PLUG__SHOWN];            /* log whose first key is being made  */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
@@ -1735,8 +1744,8 @@ plug__keyring_call(plug__guard_ring *ring, const plug__keyring_job *job,
 
 /* ---- keys that have to be there ------------------------------------------ */
 
-/* Whether the ring has a key of the server's own that is called so, with _old
- * or _new behind it. */
+/* Whether the ring has a key of the server's own whose id is `log` with _old or
+ * _new after it. */
 static bool
 plug__keyring_rotates(plug__guard_ring *ring, const char *log, size_t len)
 {
@@ -1746,18 +1755,17 @@ plug__keyring_rotates(plug__guard_ring *ring, const char *log, size_t len)
 
     (void)kaws_walk_begin(ring->kaws, &walk, NULL);
     while (!has && kaws_walk_next(walk, &info)) {
-        const char *const end = info.name.key_id + len;
-        has = info.name.user_id[0] == '\0'
-              && strncmp(info.name.key_id, log, len) == 0
-              && (strcmp(end, "_old") == 0 || strcmp(end, "_new") == 0);
+        const char *const id = info.name.key_id;
+        has = info.name.user_id[0] == '\0' && strncmp(id, log, len) == 0
+              && (strcmp(id + len, "_old") == 0
+                  || strcmp(id + len, "_new") == 0);
     }
     kaws_walk_end(walk);
     return has;
 }
 
 
-/* With the lock held: whether the server may ask for that key of its own though
- * it is not there. */
+/* With the lock held: whether this key of the server's own may be missing. */
 static bool
 plug__keyring_may_lack(plug__guard_ring *ring, const char *id)
 {
@@ -1786,7 +1794,7 @@ plug__keyring_may_lack(plug__guard_ring *ring, const char *id)
 }
 
 
-/* Says that a key is missing: why, nobody here can know. */
+/* Logs that a key is missing. Nobody here can know why. */
 static void
 plug__keyring_say_missing(plug__guard *g, plug__guard_ring *ring,
                           const char *about, const char *id)
@@ -1810,7 +1818,8 @@ plug__keyring_say_missing(plug__guard *g, plug__guard_ring *ring,
 }
 
 
-/* Looks at what became of a call for a key of the server's own. */
+/* Records how a call for a key of the server's own ended. Logs if the key is
+ * missing and must not be, or if the server has made a missing key again. */
 static void
 plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
                     const plug__keyring_job *job, kaws_status status)

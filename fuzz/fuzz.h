@@ -1,8 +1,8 @@
-/* fuzz.h - what the targets share: the library itself, a word that must hold,
- * bytes to take one after the other, and a place to put them
+/* fuzz.h - what the targets share: the library itself, the check HOLDS, and
+ * functions that take the input apart
  *
- * No target can touch a network: the built-in sender is left out, or, where
- * its reader of header lines is wanted, all hooks are set.
+ * No target can reach a network: it leaves out the built-in sender, or, if it
+ * needs the sender's reader of header lines, sets all hooks.
  */
 
 #if !defined(KAWS_FUZZ_H)
@@ -16,7 +16,7 @@
 
 #define FUZZ static __attribute__((unused))
 
-/* What must be true of every input; if not, says so and stops. */
+/* Must be true of every input; if it is not, the target says so and aborts. */
 #define HOLDS(what) \
     ((what) ? (void)0 : fuzz_broken(#what, __FILE__, __LINE__))
 
@@ -34,7 +34,7 @@ fuzz_broken(const char *what, const char *file, int line)
 }
 
 
-/* A copy without a byte to spare, so that a look beyond its end is seen. */
+/* A copy in a block of exactly its size, so ASan sees a read beyond its end. */
 FUZZ void *
 fuzz_copy(kaws_bytes from)
 {
@@ -49,7 +49,7 @@ fuzz_copy(kaws_bytes from)
 
 /* ---- taking the input apart -------------------------------------------- */
 
-/* At most `len` bytes off the front. */
+/* Takes at most `len` bytes off the front. */
 FUZZ kaws_bytes
 fuzz_take(kaws_bytes *in, size_t len)
 {
@@ -61,7 +61,7 @@ fuzz_take(kaws_bytes *in, size_t len)
 }
 
 
-/* A number of so many bytes; what is missing is 0. */
+/* Takes a number of so many bytes off the front; missing bytes count as 0. */
 FUZZ uint64_t
 fuzz_number(kaws_bytes *in, size_t bytes)
 {
@@ -74,7 +74,7 @@ fuzz_number(kaws_bytes *in, size_t bytes)
 }
 
 
-/* What is before the next such byte, or all; the byte itself is dropped. */
+/* Takes all that comes before the next `byte`, or all; drops that byte. */
 FUZZ kaws_bytes
 fuzz_until(kaws_bytes *in, int byte)
 {
@@ -87,7 +87,7 @@ fuzz_until(kaws_bytes *in, int byte)
 }
 
 
-/* The same up to a NUL, as a string; free it. */
+/* Takes the bytes up to a NUL as a string, which the caller frees. */
 FUZZ char *
 fuzz_string(kaws_bytes *in)
 {

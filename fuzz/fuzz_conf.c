@@ -1,14 +1,15 @@
-/* Rooms sources and creds: the conf file, whole or half, and what stays of it.
+/* Rooms sources and creds: the conf file, whole or half written, and what is
+ * left of it in memory.
  *
- * The input is the file. What is found in it is a whole value: on its line
- * there is nothing else but what may stand around a value, nothing that could
- * belong to it was left out, and no line is passed over that could be a value.
+ * The input is the file. Each value that the reader finds must be whole: its
+ * line holds nothing else but what may stand around a value. The reader must
+ * skip no line that could hold a value.
  *
- * The input is also taken for credentials and a way to write them down: in each
- * way they are found as they were, to the byte.
+ * The input also gives credentials, and a way to write them into a file. The
+ * reader must find exactly these credentials.
  *
- * The file is read from memory; one that is not good, in place of one that is,
- * changes nothing.
+ * Room creds reads the file, too. If a bad file replaces a good one, the
+ * credentials must stay as they were.
  */
 
 #include "fuzz.h"
@@ -34,8 +35,8 @@ skip_blanks(kaws_bytes *text)
 }
 
 
-/* Whether a line has a =, and the last word before it is one of the names: then
- * it is taken off. */
+/* Whether the last word before a line's = is one of the names; if so, takes all
+ * up to the = off the line. */
 static int
 named(kaws_bytes *line)
 {
@@ -63,8 +64,7 @@ named(kaws_bytes *line)
 }
 
 
-/* What was found on a line is all of it but blanks, a pair of quotes, and the
- * name. */
+/* A value is all of its line but blanks, a pair of quotes, and the name. */
 static void
 look_whole(kaws_bytes line, kaws_bytes part, int has_name)
 {
@@ -88,7 +88,7 @@ look_whole(kaws_bytes line, kaws_bytes part, int has_name)
 }
 
 
-/* A line that nothing was found on has nothing that could be looked for. */
+/* A line on which no value was found holds nothing that could be a value. */
 static void
 look_empty(kaws_bytes line, int names_decide)
 {
@@ -113,8 +113,8 @@ look_empty(kaws_bytes line, int names_decide)
 }
 
 
-/* Every line of a file that was taken. Of two lines with the same name and the
- * same value, either is the one. */
+/* Checks every line of an accepted file. If two lines have the same name and
+ * the same value, the value may point into either line. */
 static void
 look_at_lines(kaws_bytes text, const kaws_bytes part[3])
 {
@@ -145,7 +145,7 @@ look_at_lines(kaws_bytes text, const kaws_bytes part[3])
 }
 
 
-/* NULL, or what is wrong: see look_clean. */
+/* Parses the file; returns NULL, or what is wrong with it. */
 static const char *
 try_text(kaws_bytes text, kaws_bytes part[3])
 {
@@ -168,7 +168,7 @@ try_text(kaws_bytes text, kaws_bytes part[3])
 }
 
 
-/* ---- what was written down --------------------------------------------- */
+/* ---- credentials that were written into a file ------------------------- */
 
 static void
 put(kaws__buf *out, const char *text)
@@ -177,8 +177,8 @@ put(kaws__buf *out, const char *text)
 }
 
 
-/* Credentials of AWS's characters, written down in a way that people have: they
- * are found as they are. */
+/* Writes credentials of AWS's characters in one of the ways that people use.
+ * The reader must find them unchanged. */
 static void
 try_way(kaws_bytes in)
 {
@@ -255,8 +255,8 @@ has(const kaws__creds *c, kaws_bytes id, kaws_bytes secret, kaws_bytes token)
 }
 
 
-/* None of the file is left where it was read, nor is it in the error's words.
- */
+/* The buffer that the file was read into is wiped, and the error's text repeats
+ * none of the file. */
 static void
 look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
            const char *path)
@@ -292,8 +292,8 @@ read_creds(kaws__creds *c, int need, kaws_error *err)
 }
 
 
-/* What a program's hook gives, or a file holds, is held to the same: what can
- * be in a file can be given, and nothing else (but a file's quotes). */
+/* The hook may give exactly the credentials that a file may hold (but without a
+ * file's quotes). */
 static kaws_bytes given[3];
 
 static int

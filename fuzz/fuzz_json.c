@@ -1,6 +1,6 @@
-/* Room json: what is read, what is refused, what is written, and read again.
+/* Room json: what the reader accepts and refuses, and what the writer writes.
  *
- * The input is one text. A reader that recurses (judge.h) has to come to the
+ * The input is one text. A second, recursive reader (judge.h) must come to the
  * same verdict and the same values.
  */
 
@@ -25,8 +25,8 @@ want(kaws__member members[WANTED], judge *j)
 }
 
 
-/* Reads the text both ways; 1 if it is good. The members' values are views into
- * `copy`, which has to be as long as the text. */
+/* Reads the text with both readers; returns 1 if it is good. The members'
+ * values are views into `copy`, which must be as long as the text. */
 static int
 read_twice(kaws_bytes text, uint8_t *copy, kaws__member members[WANTED])
 {
@@ -57,7 +57,7 @@ read_twice(kaws_bytes text, uint8_t *copy, kaws__member members[WANTED])
 }
 
 
-/* Writes the members and reads that again: the same ones come back. */
+/* Writes the members and reads the result: the members must be the same. */
 static void
 write_and_read(const kaws__member members[WANTED])
 {
@@ -105,7 +105,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         write_and_read(members);
     free(copy);
 
-    /* Any UTF-8 at all can be written, and is what it was when read. */
+    /* The writer takes any UTF-8, and the reader reads it back unchanged. */
     HOLDS(kaws__text_is_utf8(text) == judge_is_utf8(text));
     if (!judge_is_utf8(text))
         return 0;

@@ -1,4 +1,4 @@
-/* Room 11, and what stands on it: replies of KMS, through every function.
+/* Room kms, and the rooms above it: replies of KMS, through every function.
  *
  *     mkdir -p build/fuzz/corpus/reply
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
@@ -8,16 +8,20 @@
  *         build/fuzz/fuzz_reply -max_len=1500 -dict=fuzz/reply.dict \
  *         build/fuzz/corpus/reply fuzz/corpus/reply
  *
- * The input says which function is called, how the ring is set up, and what
- * the HTTP status, the header lines (up to a NUL) and the body are of up to
- * three replies: the first; the later ones (TWO: the body is behind a byte 30;
- * else it is the first's); and the proofs (PROOF: behind another 30 a status,
- * header lines and a body of their own, and which of them are spoiled so; the
- * others are what an honest KMS says).
+ * The input says which function is called, and how the ring is set up. It also
+ * has the HTTP status, the header lines (up to a NUL) and the body of up to
+ * three replies:
  *
- * A model goes through the same replies. It says whether the call succeeds,
- * with what, and after how many requests; if it does not, nothing has changed.
- * What is in a reply the model knows from judge.h.
+ *     the first
+ *     the later ones: with TWO, their body follows a byte 30; without it, they
+ *         have the first one's body
+ *     the proofs: with PROOF, a status, header lines, a body, and the choice of
+ *         the proofs that are spoiled by them follow another byte 30; the other
+ *         proofs are what an honest KMS says
+ *
+ * A model goes through the same replies, which it reads by judge.h. It says
+ * whether the call succeeds, with what result, and after how many requests. If
+ * the call fails, nothing has changed.
  */
 
 #define FUZZ_HEADER_LINES
@@ -43,7 +47,7 @@ enum { GENERATE, STORE, FETCH, DATA_KEY, DATA_KEY_SEALED, ENCRYPT, DECRYPT,
 
 enum { MOST = 80 };               /* requests of one call                     */
 
-/* What is stored; and what a blob of FAKE_EAST opens to. */
+/* The key that is stored, and the one that a blob of FAKE_EAST opens to. */
 #define MINE    "a key of my own"
 #define MINE_64 "YSBrZXkgb2YgbXkgb3du"
 #define KEPT    "0123456789abcdef0123456789abcdef"
@@ -73,7 +77,7 @@ static int         how, the_call, rotations, told_secret;
 enum { GENERATES, ENCRYPTS, REENCRYPTS, OPENS, ROTATES, DRY, DRY_ANEW, ASKS,
        SAYS, KINDS };
 
-/* The members that are wanted of a reply; none: it is not looked at. */
+/* The members that we read in a reply; if there are none, it is not read. */
 static const char *const wanted[KINDS][4] = {
     { "CiphertextBlob", "KeyId", "KeyMaterialId", "Plaintext" },
     { "CiphertextBlob", "KeyId", "KeyMaterialId", NULL },
@@ -101,8 +105,8 @@ is(kaws_bytes member, const char *text)
 }
 
 
-/* Reads a body as one of that kind: 1 if it is an object, and what is wanted
- * is a string. */
+/* Reads a body as one of that kind; returns 1 if it is an object, and its
+ * wanted members are strings. */
 static int
 weigh(worth *x, kaws_bytes body, int kind)
 {
@@ -180,7 +184,7 @@ static const meaning meanings[] = {
 };
 
 
-/* What a reply means that is not a 200. */
+/* What a reply with another status than 200 means. */
 static meaning
 refusal(const reply *r, int *typed)
 {
@@ -203,7 +207,7 @@ refusal(const reply *r, int *typed)
 
 /* ---- the world --------------------------------------------------------- */
 
-/* The reply to the next request; NULL: the honest one, to a proof. */
+/* The reply to the next request; NULL if it is a proof, answered honestly. */
 static const reply *
 next_reply(int asked[2], int proof)
 {
@@ -216,8 +220,8 @@ next_reply(int asked[2], int proof)
 }
 
 
-/* The request id of the n-th reply. One that begins with a plus is another
- * each time, as AWS's are. */
+/* The request id of the n-th reply. One that begins with a plus differs each
+ * time, as AWS's do. */
 static void
 request_id(const reply *r, int n, char out[64])
 {
@@ -228,7 +232,7 @@ request_id(const reply *r, int n, char out[64])
 }
 
 
-/* Whether the n-th reply has an id that came from there before; notes it. */
+/* Whether the n-th reply's id came from there before; remembers the id. */
 static int
 heard_again(heard *h, const char *from, const reply *r, int n)
 {
@@ -256,7 +260,7 @@ region(void)
 }
 
 
-/* Does the call open what an entry has, to seal it elsewhere? */
+/* Whether the call decrypts an entry's blob to seal it in another region. */
 static int
 moves(void)
 {
@@ -265,20 +269,20 @@ moves(void)
 }
 
 
-/* What the sender sees of the call that is under way. */
+/* What the sender has seen of the call that is running. */
 static struct {
     int        requests, asked[2], unclean;
     heard      heard;
     char       url[256];          /* of the last request                      */
-    uint8_t    body[16384];       /* its own                                  */
+    uint8_t    body[16384];       /* of the last request                      */
     size_t     body_len;
-    const reply *sealed_by;       /* the last new blob is in that             */
-    char       context[1024];     /* and has to be bound to this              */
+    const reply *sealed_by;       /* the reply with the last new blob         */
+    char       context[1024];     /* that this blob must be bound to          */
 } seen;
 
 
-/* A proof is about what was sealed last, and about nothing else; but where a
- * key moves, what is opened is the old blob. */
+/* A proof is about the blob that was sealed last. But if a key moves to another
+ * region, the blob that is decrypted is the old one. */
 static void
 check_proof(const kaws_request *q, int dry, kaws_bytes *key)
 {
@@ -320,8 +324,8 @@ note_sealing(const kaws_request *q, const reply *r)
 }
 
 
-/* What repeats the last request goes over another connection, unless the
- * reply to that one was KMS's own, and clean. */
+/* A repeated request uses another connection, unless the reply to the first one
+ * was KMS's own, and clean. */
 static void
 check_fresh(const kaws_request *q)
 {
@@ -403,7 +407,7 @@ lie(void *ctx, const kaws_request *q, kaws_reply *r)
     request_id(told, seen.requests, r->request_id);
     if (r->body_len > 0)
         memcpy(r->body, told->body.at, r->body_len);
-    if (told->endless) {          /* blanks to the end of the room, and more  */
+    if (told->endless) {          /* blanks to the end of the array, and more */
         memset(r->body + r->body_len, ' ', r->body_max - r->body_len);
         r->body_len = r->body_max + 1;
     }
@@ -463,7 +467,7 @@ begin(void)
 }
 
 
-/* ---- the model: what the replies are worth ----------------------------- */
+/* ---- the model: what must come of the replies -------------------------- */
 
 typedef struct model {
     int   asked[2], requests;
@@ -480,7 +484,7 @@ typedef struct model {
 static model m;
 
 
-/* One reply. `then`: what follows if it is no success. */
+/* Reads one reply. `then`: what to do next if it is no success. */
 static kaws_status
 hear(worth *x, const reply *r, const char *from, int kind, int *then)
 {
@@ -532,7 +536,7 @@ wait_for(const reply *r, int then, int attempt)
 }
 
 
-/* One request, and it again as often as that helps. */
+/* Sends one request, and repeats it as often as that helps. */
 static kaws_status
 ask(worth *x, const char *from, int kind)
 {
@@ -587,9 +591,9 @@ is_trusted(const char *account)
 }
 
 
-/* Where the KMS key is an alias, the first ARN that KMS names says which is the
- * own account, if that is listed; or, where none is, if the entry in the file
- * has it. */
+/* If the KMS key is an alias, the first ARN that KMS names tells the own
+ * account, if that account is listed. If none is listed, the entry in the file
+ * must have that account. */
 static int
 learn(kaws_bytes arn)
 {
@@ -606,7 +610,7 @@ learn(kaws_bytes arn)
 }
 
 
-/* Gets a blob, sealed by the KMS key `arn`, or NULL: by any of the region. */
+/* Gets a blob that the KMS key `arn` sealed; NULL: any one of the region. */
 static kaws_status
 seal(worth *x, int kind, const char *of, const char *arn)
 {
@@ -632,8 +636,8 @@ seal_here(worth *x, int kind)
 }
 
 
-/* Whose the alias is has to be known before anything is opened, unless there is
- * a list. */
+/* The alias's account must be known before a blob is decrypted, unless accounts
+ * are listed. */
 static kaws_status
 know_home(void)
 {
@@ -642,7 +646,7 @@ know_home(void)
 }
 
 
-/* Opens a blob of FAKE_EAST, as an entry has it. Gives its length, or 0. */
+/* Decrypts an entry's blob of FAKE_EAST. Returns the key's length, or 0. */
 static long
 open_old(worth *x, uint8_t plain[KAWS_PLAIN_MAX])
 {
@@ -662,8 +666,8 @@ open_old(worth *x, uint8_t plain[KAWS_PLAIN_MAX])
 }
 
 
-/* The same for the caller. The alias may mean the KMS key of the blob: then KMS
- * says so while it opens it. */
+/* The same for the caller. If the alias means the blob's KMS key, KMS says so
+ * in the same reply. */
 static long
 open_for_caller(worth *x, uint8_t plain[KAWS_PLAIN_MAX])
 {
@@ -688,7 +692,7 @@ open_for_caller(worth *x, uint8_t plain[KAWS_PLAIN_MAX])
 }
 
 
-/* Seals it anew, with `arn` or (NULL) with the ring's KMS key. */
+/* Re-encrypts the blob under `arn`; NULL: under the ring's KMS key. */
 static int
 reseal(const char *arn)
 {
@@ -708,7 +712,7 @@ reseal(const char *arn)
 }
 
 
-/* Has KMS said that it would open the blob in x, to `len` bytes? */
+/* Whether KMS has said that the blob in x decrypts to `len` bytes. */
 static int
 proves(const worth *x, const char *of, long len)
 {
@@ -724,7 +728,7 @@ proves(const worth *x, const char *of, long len)
 }
 
 
-/* Does the blob in m.x open to what was stored, or may we not ask? */
+/* Whether the blob in m.x decrypts to the stored key, or we may not ask. */
 static int
 opens_to_mine(void)
 {
@@ -740,7 +744,7 @@ opens_to_mine(void)
 }
 
 
-/* What begins with the ring's KMS key, by its ARN. */
+/* The calls that need the ARN of the ring's KMS key first. */
 static int
 goes_on(int call)
 {
@@ -783,7 +787,7 @@ use(int call)
 }
 
 
-/* Must the call succeed? m.x has what it must give. */
+/* Whether the call must succeed. m.x has the result that it must give. */
 static int
 must_succeed(int call)
 {
@@ -843,7 +847,7 @@ check_sealed(const kaws_sealed *out, const worth *x)
 }
 
 
-/* The entry is in the ring, sealed as the reply says. */
+/* Checks that the entry is in the ring, sealed as the reply says. */
 static void
 check_entry(kaws *ring, const char *key_id, const worth *x)
 {
@@ -864,8 +868,8 @@ check_entry(kaws *ring, const char *key_id, const worth *x)
 }
 
 
-/* The four of KMS by itself. What is given is compared with what must be given;
- * x is NULL where there must be none. */
+/* The four calls that need no data file. Compares their result with x; x is
+ * NULL if there must be no result. */
 static kaws_status
 call_kms(kaws *ring, int call, kaws_bytes own, const worth *x, kaws_error *err)
 {
@@ -959,7 +963,7 @@ check_words(const kaws_error *err, kaws_status status)
         HOLDS(*at >= 0x20 && *at <= 0x7e);
     for (at = fake.log; at != NULL && *at != '\0'; at++)
         HOLDS((*at >= 0x20 && *at <= 0x7e) || *at == '\n');
-    if (!told_secret) {           /* else it is KMS that says it             */
+    if (!told_secret) {           /* else KMS says it                        */
         HOLDS(strstr(err->text, FAKE_SECRET) == NULL);
         HOLDS(fake.log == NULL || strstr(fake.log, FAKE_SECRET) == NULL);
     }
@@ -967,7 +971,7 @@ check_words(const kaws_error *err, kaws_status status)
 }
 
 
-/* What has to be true of a call besides what the model says. */
+/* Checks what must be true of every call, besides what the model says. */
 static void
 check_after(kaws *ring, kaws_status status, const kaws__target *target,
             uint64_t before)
@@ -1033,7 +1037,7 @@ static const int statuses[] = { 400, 403, 500, 503, 429, 301, 204, 0,
                                 408, 425 };
 
 
-/* What the lines say of the ETag, which is wanted, up to an empty line. */
+/* What the lines up to an empty one say of ETag, a header that is wanted. */
 static void
 check_etag(kaws_bytes lines, const kaws_header *etag)
 {

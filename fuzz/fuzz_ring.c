@@ -1,4 +1,4 @@
-/* Room 15, and all below it: bytes as a script of what may happen to a keyring.
+/* Room ring, and all below it: bytes as a script of events in a keyring's life.
  *
  *     mkdir -p build/fuzz/corpus/ring
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
@@ -8,13 +8,13 @@
  *         build/fuzz/fuzz_ring -max_len=320 -len_control=0 \
  *         build/fuzz/corpus/ring fuzz/corpus/ring
  *
- * Keys are generated, stored, fetched, removed and re-wrapped, the KMS key is
- * changed and rotated, the ring is reopened; and the disk, the memory or the
- * KMS fails in the middle of that, the process is killed, or the power is cut.
- * The model is an array: a key that was acknowledged is there, with its bytes;
- * what was under way in a crash is done or not done, and nothing else. Every
- * other ring has a cache, which nobody may notice.
- * FUZZ_SHOW=1 in the environment tells the script as it runs.
+ * Keys are generated, stored, fetched, removed and re-wrapped; the KMS key is
+ * changed and rotated; the ring is reopened. In the middle of that the disk,
+ * the memory or KMS fails, the process is killed, or the power is cut. The
+ * model is an array. A key that was acknowledged must be there, with its bytes.
+ * A change that a crash interrupted must be done as a whole or not at all.
+ * Every second ring has a cache, which must change no result. FUZZ_SHOW=1 in
+ * the environment prints the script as it runs.
  */
 
 #include "unseen_begin.h"
@@ -33,7 +33,7 @@ enum { NAMES = 6, CRASHES = 20, DATA_MAX = 700 };
 
 typedef struct known {            /* what the model knows of a name           */
     int      there;
-    int      unsure;              /* a crash left open whether it is          */
+    int      unsure;              /* a crash: it may exist or not             */
     int      told;                /* we know its bytes                        */
     size_t   len;
     uint8_t  bytes[DATA_MAX];
@@ -75,7 +75,7 @@ show(const char *what, int number, kaws_status status)
 
 /* ---- the world --------------------------------------------------------- */
 
-/* The fakes, made once; their folder is not needed, the disk has our files. */
+/* Makes the fakes once. Our files are on the disk, so their folder can go. */
 static void
 begin(void)
 {
@@ -128,7 +128,7 @@ disarm(void)
 }
 
 
-/* No secret is ever said, and what is said is one printable line. */
+/* An error or a log line is one printable line, and repeats no secret. */
 static void
 check_words(const kaws_error *err)
 {
@@ -161,9 +161,9 @@ find(const kaws_entry_info *info)
 }
 
 
-/* Looks at the ring: its names are those of the model. What a crash left open
- * is settled by that; what the ring itself is uncertain of, only when it is
- * opened anew. */
+/* Checks that the ring has the model's names. This settles what a crash left
+ * open. What the ring itself is uncertain of is settled only when it is
+ * reopened. */
 static void
 look(void)
 {
@@ -200,8 +200,8 @@ look(void)
 }
 
 
-/* Whether the status can be what the armed failures make of an operation that
- * would answer `natural` without them. */
+/* Whether an operation that would return `natural` may return `status` because
+ * of the armed failures. */
 static int
 may_be(kaws_status status, kaws_status natural)
 {
@@ -264,8 +264,8 @@ try_open(int read_only)
 }
 
 
-/* Something may go wrong in the opening, too; then it is tried once more, and
- * must do. */
+/* Opening may fail because of the armed failures. Then it is tried once more,
+ * and must succeed. */
 static void
 open_ring(int read_only)
 {
@@ -284,7 +284,7 @@ open_ring(int read_only)
 
 /* ---- operations -------------------------------------------------------- */
 
-/* After every operation. `name`: the one that it was about, or -1. */
+/* Runs after every operation. `name`: the name that it was about, or -1. */
 static void
 after(kaws_status status, kaws_status natural, int name, const kaws_error *err)
 {
@@ -386,7 +386,7 @@ take_out(kaws_bytes *in)
 }
 
 
-/* What is about no name; done by number. */
+/* Does an operation that is about no name, by its number. */
 static void
 maintain(kaws_bytes *in, int what)
 {
@@ -416,7 +416,7 @@ maintain(kaws_bytes *in, int what)
                        w.fake.keys[i].rotations >= 25;
         status = kaws_rotate_kms_key(w.ring, &err);
         if (status == KAWS_SERVICE && pending)
-            natural = KAWS_SERVICE;   /* KMS has enough of that              */
+            natural = KAWS_SERVICE;   /* KMS allows no more rotations        */
         break;
     case 3:
         status = kaws_reload_creds(w.ring, &err);
@@ -432,8 +432,8 @@ maintain(kaws_bytes *in, int what)
 }
 
 
-/* Another process adds a key, and may remove one. What was only added, ours has
- * at once; else it changes nothing more until it is refreshed. */
+/* Another process adds a key, and may remove one. If it only adds, our ring has
+ * the key at once. Otherwise our ring changes nothing until it is refreshed. */
 static void
 intrude(kaws_bytes *in)
 {
@@ -505,15 +505,15 @@ arm_disk(kaws_bytes *in, int stop)
         disk.hits = 1;
     }
     if (disk.fault == DISK_SHORT_ERROR)
-        disk.hits = 1;            /* half a cell, and half of it again, is the
-                                   * end of a file: nothing can mend that     */
+        disk.hits = 1;            /* a committed length that is half written
+                                   * twice ruins the file: nothing mends that */
     if (getenv("FUZZ_SHOW") != NULL)
         (void)fprintf(stderr, "  call %u: fault %d, error %d\n", disk.at,
                       (int)disk.fault, disk.error);
 }
 
 
-/* A state of the disk that lasts for an operation. */
+/* Arms a state of the disk that lasts for one operation. */
 static void
 arm_state(kaws_bytes *in)
 {
@@ -573,7 +573,7 @@ arm_kms(kaws_bytes *in)
     fake_script script = scripts[which % (sizeof scripts / sizeof scripts[0])];
 
     when = (unsigned)fuzz_number(in, 1);
-    /* Another key's blob, and then a false word for it, would be believed. */
+    /* Another key's blob, and then a false proof of it, would be believed. */
     if (w.alone || (script.previous && w.scripts > 0) ||
         w.scripts++ >= FAKE_SCRIPTS / 2)
         return;
@@ -640,7 +640,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (in.len > 0)
         step(&in);
     disarm();
-    while (all.len > 0)           /* at last, every key gives its bytes       */
+    while (all.len > 0)           /* at the end every key must give its bytes */
         fetch(&all);
     close_ring();
     end();

@@ -1,10 +1,10 @@
 /* Room pack: bytes that anybody may have sent as a packed sealed value.
  *
- * The first byte says whether the lengths are made right, as a forger would do
- * it; the next two where the bytes are cut, and which bit is turned; the rest
- * are the bytes. What is accepted must be what a plain reading of the manual's
- * section 7 accepts, and packing it again must give the same bytes. The bytes
- * are also packed as if they were a kaws_sealed.
+ * The first byte of the input says whether the lengths are corrected, as a
+ * forger would do it. The next two bytes say where the rest is cut, and which
+ * of its bits is flipped. Room pack must accept exactly what a plain reading of
+ * the manual's section 7 accepts, and packing that again must give the same
+ * bytes. The rest is also packed as if it were a kaws_sealed.
  */
 
 #include "fuzz.h"
@@ -23,7 +23,7 @@ number_at(const uint8_t *at)
 }
 
 
-/* Gives the blob all that the two texts leave. */
+/* Sets the blob's length to what the two texts leave. */
 static void
 mend(uint8_t *at, size_t len)
 {
@@ -78,7 +78,7 @@ may_unpack(kaws_bytes in)
 }
 
 
-/* ---- and as the room has it -------------------------------------------- */
+/* ---- the same by room pack --------------------------------------------- */
 
 static void
 pack_again(const kaws_sealed *v, kaws_bytes want)
@@ -123,8 +123,8 @@ look(kaws_bytes in)
 }
 
 
-/* A kaws_sealed that a caller filled with whatever it had. What is packed of it
- * must unpack to the same, without what lies behind the ends. */
+/* Packs a kaws_sealed that a caller filled with arbitrary bytes. If that works,
+ * unpacking gives the same value, without the bytes after each end. */
 static void
 pack_any(kaws_bytes in)
 {

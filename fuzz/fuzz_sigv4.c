@@ -3,8 +3,8 @@
  * The input is a seed, a time, the strings of a request, each with a NUL behind
  * it, and the body. The seed also chooses S3's rules, a payload, an unsigned
  * token, and whether a URL is presigned. Headers and parameters in another
- * order, names in another case and wider blanks must give the same signature,
- * and an array too small by a byte must be refused, and left all zeros.
+ * order, names in another case and wider blanks must give the same signature.
+ * An array that is one byte too small must be refused, and is left all zeros.
  * (tests/test_sigv4.py compares with botocore.)
  */
 
@@ -139,7 +139,7 @@ shuffle_query(ask *a)
 }
 
 
-/* Of a query, the signature: what the caller gave of it may be shuffled. */
+/* The signature in a query. The caller's parameters may be shuffled. */
 static const char *
 told(const ask *a, const char *text)
 {

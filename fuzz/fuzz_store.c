@@ -1,4 +1,4 @@
-/* Room 13, and the opening in room 15: a data file that anybody may have made.
+/* Rooms store and vault: opening a data file that anybody may have made.
  *
  *     mkdir -p build/fuzz/corpus/store
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
@@ -7,10 +7,11 @@
  *     build/fuzz/fuzz_store -max_len=8192 -dict=fuzz/store.dict \
  *         build/fuzz/corpus/store fuzz/corpus/store
  *
- * The first byte says which checks are made right, as a forger would do it, the
- * next four where a bit is turned and where the file is cut; the rest is the
- * file. What is accepted must be what a plain reading of the manual's section 7
- * accepts, and writing it anew must give the same bytes.
+ * The first byte of the input says which checks are corrected, as a forger
+ * would do it. The next four bytes say where a bit is flipped, and where the
+ * file is cut. The rest is the file. The rooms must accept exactly what a plain
+ * reading of the manual's section 7 accepts, and writing it again must give the
+ * same bytes.
  */
 
 #include "fuzz.h"
@@ -59,7 +60,7 @@ number_at(const uint8_t *at, size_t bytes)
 }
 
 
-/* The length that an entry gives itself; 0 if it cannot be one. */
+/* The length that a record says it has; 0 if it cannot be one. */
 static size_t
 length_at(const uint8_t *at)
 {
@@ -111,7 +112,7 @@ is_zeros(const uint8_t *file, size_t from, size_t to)
 }
 
 
-/* How much of the file is good; 0: none, for it is refused. */
+/* How much of the file is good; 0 if the file is refused. */
 static size_t
 good_part(const uint8_t *file, size_t size, int *chained)
 {
@@ -163,7 +164,7 @@ is_word(kaws_bytes text, const char *pattern, regex_t *compiled, int *known)
 }
 
 
-/* Reads an entry: its name, or 0 if it is not one. */
+/* Reads a record's name; returns 0 if it is no record. */
 static int
 entry_at(kaws_bytes entry, kaws_bytes *key_id, kaws_bytes *user_id)
 {
@@ -192,7 +193,7 @@ entry_at(kaws_bytes entry, kaws_bytes *key_id, kaws_bytes *user_id)
 }
 
 
-/* Can the good part be opened as a keyring? */
+/* Whether the good part can be opened as a keyring. */
 static int
 may_open(const uint8_t *file, size_t good)
 {
@@ -216,9 +217,9 @@ may_open(const uint8_t *file, size_t good)
 }
 
 
-/* ---- and as the rooms have it ------------------------------------------ */
+/* ---- the same by the rooms --------------------------------------------- */
 
-/* Takes each entry apart, writes all anew, and compares. */
+/* Reads each record, writes all of them again, and compares. */
 static void
 write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
            int chained)
@@ -284,7 +285,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
 }
 
 
-/* Looks at a file; says how much of it is good, and 0 for none. */
+/* Opens the file; returns how much of it is good, or 0 for none. */
 static size_t
 look(const uint8_t *file, size_t size, kaws__found *found)
 {
@@ -328,8 +329,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         HOLDS(found.good >= committed || !found.torn);
         open_as_ring(good, &found, chained || found.torn);
 
-        /* A bit turned, or an end cut off, is noticed; only what was never
-         * acknowledged may be set aside for it. */
+        /* A flipped bit or a cut end is noticed. Only bytes that were never
+         * acknowledged may be set aside because of it. */
         cut %= in.len;
         (void)look(file, cut, &found);
         HOLDS(found.good == 0 || (found.good >= committed && cut >= committed));

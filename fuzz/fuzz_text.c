@@ -1,8 +1,9 @@
-/* Room text, and the names of AWS in room arn: each way and back again.
+/* Room text, and AWS's names in room arn: each conversion, and back again.
  *
- * The input is one text, which every conversion is tried on; if a number or the
- * size of an array is wanted, its first bytes are it. The C library (strftime,
- * regular expressions) and judge.h are what we compare with.
+ * The input is one text, and every conversion is tried on it. If a conversion
+ * needs a number or the size of an array, the text's first bytes give it. The
+ * results are compared with the C library's (strftime, regular expressions) and
+ * with judge.h's.
  */
 
 #include "fuzz.h"
@@ -11,7 +12,7 @@
 #include <regex.h>
 
 
-/* Patterns are compiled once. */
+/* Compiles each pattern once. */
 static int
 matches(kaws_bytes text, const char *pattern)
 {
@@ -33,7 +34,8 @@ matches(kaws_bytes text, const char *pattern)
 }
 
 
-/* Any bytes there and back; and any text back, if it is one, and there. */
+/* Bytes that are encoded and decoded again are the same; so is a base64 text
+ * that is decoded and encoded again. */
 static void
 try_base64(kaws_bytes in)
 {
@@ -70,8 +72,8 @@ try_base64(kaws_bytes in)
 }
 
 
-/* For a log: printable ASCII alone, whatever is cut or left out; and of a known
- * secret no piece is left unnoticed. */
+/* A text shown in a log is printable ASCII, whatever is cut or left out; and
+ * each piece of a known secret in it is noticed. */
 static void
 try_show(kaws_bytes in, int own)
 {
@@ -92,8 +94,8 @@ try_show(kaws_bytes in, int own)
 
 /* ---- dates ------------------------------------------------------------- */
 
-/* A text that is read as a date is the one that is written for it, but for a
- * leap second, which is the next minute's first. */
+/* If a text is read as a date, writing that date gives the text again. Only a
+ * leap second is written as the first second of the next minute. */
 static void
 try_http_date(kaws_bytes in)
 {

@@ -1,8 +1,8 @@
-/* judge.h - JSON once more, in the plainest way, to agree with
+/* judge.h - a second JSON reader, plain and slow, to compare with room json
  *
- * A recursive reader of RFC 8259 that knows what room 6 promises on top: UTF-8
- * only, no half surrogate pairs, at most 64 levels, wanted members are strings
- * and come once. It shares no code with it.
+ * It reads RFC 8259 recursively. Like room json it also asks for UTF-8, whole
+ * surrogate pairs, and at most 64 levels; a wanted member must be a string and
+ * come once. It shares no code with room json.
  */
 
 #if !defined(KAWS_JUDGE_H)
@@ -19,7 +19,7 @@ typedef struct judge {
 } judge;
 
 
-/* How many bytes the first character takes, by Unicode's table 3-7; 0: none. */
+/* The length of the first character, by Unicode's table 3-7; 0: not UTF-8. */
 FUZZ size_t
 judge_utf8(const uint8_t *at, size_t len)
 {
@@ -59,7 +59,7 @@ judge_is_utf8(kaws_bytes text)
 }
 
 
-/* Steps over blanks, and over the byte if it is the next. */
+/* Skips blanks, and then `byte` if it comes next. */
 FUZZ int
 judge_is(judge *j, int byte)
 {
@@ -72,7 +72,7 @@ judge_is(judge *j, int byte)
 }
 
 
-/* What follows "\u"; -1 if that is no number. */
+/* The number after "\u"; -1 if there is none. */
 FUZZ long
 judge_hex(judge *j)
 {
@@ -86,7 +86,7 @@ judge_hex(judge *j)
 }
 
 
-/* Decodes a character given by its number, behind the last string. */
+/* Appends the character with that number to the decoded strings, as UTF-8. */
 FUZZ void
 judge_put(judge *j, long c)
 {
@@ -111,7 +111,7 @@ judge_put(judge *j, long c)
 }
 
 
-/* Behind a backslash. */
+/* Reads what follows a backslash. */
 FUZZ int
 judge_escape(judge *j)
 {
@@ -261,8 +261,8 @@ judge_member(judge *j)
 }
 
 
-/* Reads an object and nothing after it. j->want is set; `room` has as many
- * bytes as the text, and one more. */
+/* Reads an object, and accepts nothing after it. The caller has set j->want;
+ * `room` has one byte more than the text. */
 FUZZ int
 judge_object(judge *j, kaws_bytes text, uint8_t *room)
 {
@@ -284,10 +284,10 @@ judge_object(judge *j, kaws_bytes text, uint8_t *room)
 }
 
 
-/* ---- base64, for what the members hold --------------------------------- */
+/* ---- base64, for the members' values ----------------------------------- */
 
-/* How many bytes it stands for, written to out; -1 if it is not base64, with
- * all its padding and no stray bit. */
+/* Decodes base64 to `out`; returns the number of bytes, or -1 if the text is
+ * not base64 with all its padding and no stray bit. */
 FUZZ long
 judge_base64(kaws_bytes text, uint8_t *out)
 {

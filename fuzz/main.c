@@ -1,9 +1,9 @@
-/* main.c - replays inputs without libFuzzer: gcc, valgrind and any machine do
+/* main.c - replays inputs without libFuzzer: with gcc, valgrind, on any machine
  *
  *     fuzz_x FILE|FOLDER...     hands each file to the target, folder by folder
  *
- * A target aborts where something does not hold. The last line says how many
- * inputs there were; none at all is a failure.
+ * A target aborts if a check fails. The last line says how many inputs there
+ * were. If there was none, the program fails.
  */
 
 #define _XOPEN_SOURCE 700

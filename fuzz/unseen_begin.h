@@ -1,5 +1,5 @@
-/* unseen_begin.h - what follows, until unseen_end.h, is not the product: the
- * fuzzer need not watch it, and runs three times as fast where it does not */
+/* unseen_begin.h - the code from here to unseen_end.h is not the product. The
+ * fuzzer runs three times as fast because it does not watch this code. */
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((no_sanitize("coverage"))), \
                              apply_to = function)

@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""Runs the C tests on machines that are not here: compiled here, run by qemu or wine.
+"""Runs the C tests for other machines: compiles them here, and runs them by qemu or wine.
 
     tests/arch.py MACHINE [WORD ...]    all tests there, or those whose names contain a word
 
-arm64, armhf (32 bits), s390x (big-endian) and riscv64 have Debian's cross compilers and qemu, and
-that architecture's libcurl, BearSSL and cmocka in build/arch/MACHINE: nothing is added to this
-machine's own libraries.  There, undefined behaviour ends a test.  musl and windows have neither
-libcurl nor cmocka: the standalone header is compiled with KEYRING_AWS_NO_CURL, and
-tests/unit/standin judges.  That the data file is the same on all machines, byte for byte, is what
-unit/test_store says of the golden ones.  The last line is "N passed, N failed".
+arm64, armhf (32 bits), s390x (big-endian) and riscv64 use Debian's cross compilers and qemu, with
+that architecture's libcurl, BearSSL and cmocka in build/arch/MACHINE, so nothing is added to this
+machine's own libraries.  On these four, undefined behaviour ends a test.  musl and windows have
+neither libcurl nor cmocka: there the standalone header is compiled with KEYRING_AWS_NO_CURL, and
+tests/unit/standin replaces cmocka.  unit/test_store proves with golden files that the data file is
+the same on all machines, byte for byte.  The last line is "N passed, N failed".
 """
 
 import concurrent.futures
@@ -83,13 +83,13 @@ LEFT_OUT = {
 
 # Tests of what qemu does not pass on.
 NOT_UNDER_QEMU = {
-    "test_pages_hidden": "qemu does not pass on madvise()",
+    "test_pages_are_locked_and_not_dumped": "qemu does not pass on madvise()",
     "test_secret_stays_in_its_pages": "for 32 bits, qemu's /proc/self/mem is not the program's",
 }
 
 
 class Failed(Exception):
-    """What could not be made ready, in a sentence."""
+    """Something could not be prepared; the text says what."""
 
 
 def machine(name: str) -> Machine:

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""`make check`: the rules of the house that a machine can prove.
+"""`make check`: the rules of the house that a program can check.
 
-    check_house.py              check this checkout: a line for each violation, the lengths of the
-                                functions, and `N passed, N failed` (a check: a rule on a file)
-    check_house.py --self-test  break each rule once, and see that it is noticed
+    check_house.py              checks this checkout: prints a line for each violation, the lengths
+                                of the functions, and `N passed, N failed` (a check is one rule on
+                                one file)
+    check_house.py --self-test  breaks each rule once, and checks that this is noticed
 
 LINE_RULES are patterns; each function marked @rule yields (line, what is wrong, what to do).
-Everything that no rule here says is left to taste.
+All that no rule forbids is left to taste.
 """
 
 import argparse
@@ -304,7 +305,7 @@ def calls_go_up(source):
                            "move one of them, or hand it in as a pointer")
 
 
-MANY = ("clock is %ld seconds", "(%d attempts", "one of %d bytes", "more than %d seconds",
+MANY = ("clock is %ld seconds", "(%d attempts", "name of %d bytes", "more than %d seconds",
         "has %lu names", "1 to %lu bytes", "1 to %zu bytes", "at most %d bytes",
         "than the %d characters")       # these are never 1
 

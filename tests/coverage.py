@@ -3,11 +3,11 @@
 
     tests/coverage.py [WORD ...]     everything, or only those programs whose names contain a word
 
-Every C test, the replays of the fuzz corpora, and the driver of the library's and the network's
-tests are built with counters (-O0: a branch is then one that the source has, and none is left out
-of the count) and run. A line or a branch counts as reached if any program reaches it.
-tests/uncovered.txt explains, place by place, the lines that no test reaches; this script checks
-that it names all of them and nothing else. The last line has the two figures.
+Builds and runs with counters: every C test, the replays of the fuzz corpora, and the driver of the
+library's and the network's tests. At -O0 the branches are those of the source, and none is left out
+of the count. A line or a branch counts as reached if any program reaches it. tests/uncovered.txt
+explains each line that no test reaches; this script checks that it names all of them and nothing
+else. The last line has the two figures.
 """
 
 import collections

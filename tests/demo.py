@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """`make demo`: keyring_aws guards a real MySQL server's tables through KMS, step by step.
 
-Each step shows its SQL, what the server answered, and whether that was as promised.  The server
-is MYSQLD's, or else Debian sid's; KMS is the tests' emulator, which verifies every signature.
-Nothing is left running; the exit status is 0 only if every promise was kept.
+Each step shows its SQL, the server's answer, and whether the answer was as promised.  The server is
+the one that MYSQLD names, or else Debian sid's.  KMS is the tests' emulator, which verifies every
+signature.  Nothing is left running.  The exit status is 0 only if every promise was kept.
 """
 
 import contextlib
@@ -217,7 +217,7 @@ def show_rotation(show: Show, data: Path) -> None:
 
 
 def show_functions_run(show: Show, kms, arn: str, data: Path) -> None:
-    show.title("New key material for the KMS key, and every key sealed anew with it")
+    show.title("New key material for the KMS key, and every key re-encrypted under it")
     before = read_data_file(data).entries
     material = kms.key(arn).materials
     show.promise(show.one("SELECT keyring_aws_rotate_cmk()") == 1, "keyring_aws_rotate_cmk() is 1")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # need.sh PACKAGE...   installs those Debian packages that are missing (as root,
-# with apt-get), or names them. Elsewhere than on Debian it has nothing to say:
-# the compiler names the header that it misses.
+# with apt-get), or names them. On other systems it does nothing, and the compiler
+# names the header that is missing.
 set -u
 command -v dpkg-query >/dev/null || exit 0
 exec 9<"$0" && flock 9              # make may ask for several lists at once

@@ -3,9 +3,9 @@
 
     tests/run.py [WORD ...]     all parts, or those whose names contain a word
 
-A part is a program that says how many checks passed and failed: cmocka's closing lines, pytest's,
-or a line "N passed, N failed".  What it prints goes to build/tests/logs/<part>.log, and is shown
-where it fails.  The last line adds all parts up; KAWS_LONG=1 makes the parts run in full.
+A part is a program that says how many checks passed and failed: by cmocka's closing lines, by
+pytest's, or by a line "N passed, N failed".  Its output goes to build/tests/logs/<part>.log, and is
+shown if the part fails.  The last line adds all parts up.  KAWS_LONG=1 makes the parts run in full.
 """
 
 import concurrent.futures

@@ -1,4 +1,4 @@
-"""amalgamate.py: its output is our sources and BearSSL's and nothing else, and it compiles."""
+"""amalgamate.py: its output has our sources and BearSSL's, nothing else, and compiles."""
 
 import importlib.util
 import os
@@ -91,7 +91,7 @@ def load(folder: pathlib.Path):
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_check_refuses_any_changed_byte(made, output):
-    """A byte changed in each mark and each part, and changed, lost or added at random places."""
+    """A byte is changed in each mark and each part; bytes are changed, lost or added at random."""
     module = load(made)
     text = (made / "build" / output).read_text(encoding="ascii")
     own = {name: (made / name).read_text(encoding="ascii") for name in SOURCES[1:]}
@@ -155,7 +155,7 @@ ROOMS = {  # old, new: rooms may be split, moved and be the last one
 
 @pytest.mark.parametrize("name", ROOMS)
 def test_rooms_may_change(tmp_path, bearssl, name):
-    """BearSSL's names are given back after their last use, wherever the rooms lie."""
+    """BearSSL's names are undefined after their last use, wherever the rooms stand."""
     folder = copy_to(tmp_path)
     text, count = re.subn(*ROOMS[name], (folder / "keyring_aws.h").read_text(), count=1)
     assert count == 1
@@ -284,7 +284,7 @@ main(void)
 @pytest.mark.parametrize("cc", ["gcc", "clang"])
 @pytest.mark.parametrize("files", [1, 2])
 def test_lives_beside_libbearssl(made, tmp_path, cc, files):
-    """In one program, and even in one file; and both hash right."""
+    """The two are in one program, and even in one file, and both compute the right hash."""
     if files == 1:
         sources = {"one.c": USER + NEIGHBOUR}
     else:

@@ -14,7 +14,7 @@ prepared = functools.lru_cache(arch.prepare)
 
 @pytest.mark.parametrize("test", SHORT)
 @pytest.mark.parametrize("name", ["armhf", "s390x"])
-def test_machine(name, test, monkeypatch):
+def test_the_short_set_passes_on_each_machine(name, test, monkeypatch):
     prepared(name)
     monkeypatch.setenv("UNIT_TENTH", "1")
     passed, failed, text = arch.perform(name, test)

@@ -1,7 +1,7 @@
-"""keyring_aws.h drops in: each language, compiler and switch gives a program that works.
+"""keyring_aws.h compiles in each language, with each compiler and switch, to a program that works.
 
 The programs are in tests/build: story.c uses the library (in C and in C++), implementation.c is
-the one C file that has it.
+the one C file with the implementation.
 """
 
 import re
@@ -42,14 +42,14 @@ def run(*command: object) -> subprocess.CompletedProcess:
 
 
 def build(out: Path, *command: object) -> Path:
-    """What a compiler makes, without a word of warning."""
+    """Compiles without any warning; returns the output file."""
     done = run(*command, f"-I{TOP}", "-o", out)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
     return out
 
 
 def works(program: Path) -> None:
-    """The story comes to its good end."""
+    """The program story.c prints ok."""
     conf, data = (program.with_name(program.name + end) for end in (".conf", ".data"))
     write_conf(conf, "AKIDEXAMPLE", "secret")
     done = run(program, data, conf)
@@ -81,14 +81,14 @@ def compiled(tmp_path_factory):
 
 @BOTH
 @pytest.mark.parametrize("standard", C)
-def test_c(tmp_path, compiler, standard):
+def test_a_c_program_works(tmp_path, compiler, standard):
     works(build(tmp_path / "story", compiler, f"-std={standard}", *WARN_C,
                 PARTS / "implementation.c", PARTS / "story.c", *CURL))
 
 
 @BOTH
 @pytest.mark.parametrize("standard", CPP)
-def test_cpp_program_with_the_implementation_in_c(tmp_path, compiled, compiler, standard):
+def test_a_cpp_program_works_with_the_implementation_in_c(tmp_path, compiled, compiler, standard):
     cpp = {"gcc": "g++", "clang": "clang++"}[compiler]
     works(build(tmp_path / "story", cpp, f"-std={standard}", *WARN, "-x", "c++",
                 PARTS / "story.c", "-x", "none", compiled(compiler), *CURL))
@@ -96,7 +96,7 @@ def test_cpp_program_with_the_implementation_in_c(tmp_path, compiled, compiler, 
 
 @BOTH
 @pytest.mark.parametrize("standard", ["c++98", *CPP])
-def test_declarations_in_cpp_that_warns(tmp_path, compiler, standard):
+def test_the_declarations_bring_no_warning_in_cpp(tmp_path, compiler, standard):
     (tmp_path / "bare.cc").write_text('#include "keyring_aws.h"\n#include <string>\n'
                                       "std::string version() { return kaws_version(); }\n")
     build(tmp_path / "bare.o", {"gcc": "g++", "clang": "clang++"}[compiler], f"-std={standard}",
@@ -106,16 +106,16 @@ def test_declarations_in_cpp_that_warns(tmp_path, compiler, standard):
 
 @BOTH
 @pytest.mark.parametrize("standard", ["c99", "c11", "c17", "c2x"])
-def test_plugin(tmp_path, compiler, standard):
+def test_the_plugin_compiles_in_each_standard(tmp_path, compiler, standard):
     so = build(tmp_path / "keyring_aws.so", compiler, f"-std={standard}", *WARN_C,
                "-Wno-missing-declarations", "-shared", "-fPIC", PLUGIN, *CURL)
     assert "_mysql_plugin_declarations_" in names(so, "-D")
 
 
 @BOTH
-def test_program_of_before(tmp_path, compiler):
-    """What a struct has gained at its end is zero to it.  If it names no members, only the compiler
-    can tell: in C by a warning that -Wextra brings, which the manual's section 3 speaks of."""
+def test_an_old_program_still_works(tmp_path, compiler):
+    """Members that a struct has gained at its end are zero in it.  If it names no members, only the
+    compiler can notice: in C by a warning of -Wextra, which the manual's section 3 mentions."""
     flags = ["-std=c99", *WARN_C, PARTS / "implementation.c", PARTS / "before.c"]
     works(build(tmp_path / "before", compiler, *flags, "-Wno-missing-field-initializers", *CURL))
     without = [*flags, "-Wno-missing-field-initializers", "-DKEYRING_AWS_NO_CURL", "-lbearssl"]
@@ -217,14 +217,14 @@ def asked(tmp_path_factory):
 
 
 def imports(file: Path) -> set[str]:
-    """open64 is open: which of the two it is depends on _FILE_OFFSET_BITS."""
+    """open64 counts as open, because _FILE_OFFSET_BITS decides which of the two it is."""
     return {name.removesuffix("64") for name in names(file, "-D", "-u")}
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang", "tcc"])
 @pytest.mark.parametrize("order, flags", WORKS)
 def test_order_that_works(tmp_path, compiler, order, flags, asked):
-    """And nothing of the system is given up because a header hides it."""
+    """The program imports the same functions as if our header came first."""
     warn = ["-Wall"] if compiler == "tcc" else WARN_C
     it = build(tmp_path / "it", compiler, *flags.split(), *warn, *in_order(tmp_path, order), *CURL)
     works(it)
@@ -234,7 +234,7 @@ def test_order_that_works(tmp_path, compiler, order, flags, asked):
 @BOTH
 @pytest.mark.parametrize("order, flags, words, remedy", TOLD)
 def test_order_that_does_not_work_is_told(tmp_path, compiler, order, flags, words, remedy):
-    """And what the sentence says helps."""
+    """The compiler's message says what to do, and that helps."""
     command = [compiler, *flags.split(), *in_order(tmp_path, order)]
     done = run(*command, f"-I{TOP}", "-o", tmp_path / "it", *CURL)
     first = next(line for line in done.stderr.splitlines() if "error: " in line)
@@ -257,7 +257,7 @@ def test_implementation_in_two_files_is_the_linkers_to_tell(tmp_path):
 
 @BOTH
 def test_no_macro_of_others_is_defined(tmp_path, compiler):
-    """What we define begins with our letters: a program may include more after us."""
+    """All our macros begin with our prefixes, so a program may include other headers after ours."""
     ours, theirs, file = [], {"_GNU_SOURCE", "_FILE_OFFSET_BITS"}, ""
     for line in run(compiler, "-std=c99", "-E", "-dD", f"-I{TOP}",
                     PARTS / "implementation.c").stdout.splitlines():
@@ -274,7 +274,7 @@ def test_no_macro_of_others_is_defined(tmp_path, compiler):
 
 @BOTH
 @pytest.mark.parametrize("name", OPTIONS)
-def test_option(tmp_path, compiler, name):
+def test_a_program_works_with_each_option(tmp_path, compiler, name):
     link = ["-fuse-ld=lld"] if (compiler, name) == ("clang", "lto") else []
     program = build(tmp_path / "story", compiler, "-std=c99", *WARN_C, *OPTIONS[name],
                     PARTS / "implementation.c", PARTS / "story.c", *link, *CURL)
@@ -285,7 +285,7 @@ def test_option(tmp_path, compiler, name):
 
 @BOTH
 @pytest.mark.parametrize("threads", [[], ["-DKEYRING_AWS_NO_THREADS"]], ids=["threads", "none"])
-def test_without_libcurl(tmp_path, compiler, threads):
+def test_a_program_works_without_libcurl(tmp_path, compiler, threads):
     flags = ["-std=c99", "-O2", *WARN_C, "-DKEYRING_AWS_NO_CURL", *threads]
     program = build(tmp_path / "story", compiler, *flags, PARTS / "implementation.c",
                     PARTS / "story.c", "-lbearssl")
@@ -315,7 +315,7 @@ STANDIN = TOP / "tests" / "unit" / "standin"
 
 @BOTH
 def test_the_standin_judges_as_cmocka_does(tmp_path, compiler):
-    """A program of tests that pass, fail and skip, in all the ways there are, with either."""
+    """Tests that pass, fail and skip in every way end the same with both."""
     from run import count
     said = {}
     for name, flags in (("cmocka", ["-lcmocka"]), ("standin", ["-isystem", STANDIN])):

@@ -1,4 +1,4 @@
-"""The tests' packages come from where this machine's apt has its own, however it is configured."""
+"""The tests' packages come from the archives of this machine's apt, however it is configured."""
 
 import base64
 import gzip
@@ -93,7 +93,7 @@ def test_the_real_configuration_has_an_archive(monkeypatch):
 
 @pytest.mark.parametrize("name", ["ignored names", "others too"])
 def test_without_debian_one_sentence_says_so(apt, tmp_path, name):
-    """Also where what is there cannot be reached: no archive is named but the machine's own."""
+    """The same if an archive cannot be reached. No archive is named but the machine's own."""
     apt(CONFIGURATIONS[name][0], 'Acquire::Retries "0";', 'Acquire::http::Proxy "http://[::1]:1";')
     with pytest.raises(debian.ServerError) as caught:
         debian.fetch(tmp_path / "apt", ["hello"], "sid", pauses=(None,))
@@ -161,7 +161,7 @@ def make_archive(tmp_path_factory):
 
 
 def test_packages_come_from_the_archive_that_has_the_suite(apt, archive, tmp_path):
-    """The first two have no sid; a list of mirrors names the third."""
+    """The first two archives have no sid. A list of mirrors names the third."""
     mirrors = tmp_path / "mirrors"
     mirrors.write_text(f"copy:{archive}\n")
     apt({"sources.list": f"deb [trusted=yes] file:{tmp_path}/none bookworm main\n"

@@ -1,7 +1,7 @@
 """Room json against Python's json module.
 
-Each question follows from its seed, which a failure prints; KAWS_SEED=n asks for others,
-KAWS_LONG=1 for 20 times as many.
+Each question follows from its seed, which a failure prints.  KAWS_SEED=n asks other questions,
+KAWS_LONG=1 asks 20 times as many.
 """
 
 import json
@@ -116,7 +116,7 @@ def by_kaws(oracle: Oracle, document: bytes) -> dict[str, bytes] | None:
     return {name: unfield(value) for name, value in (("a", a), ("b", b)) if value != "-"}
 
 
-def test_json(oracle: Oracle) -> None:
+def test_objects_are_read_as_python_reads_them(oracle: Oracle) -> None:
     for seed, r in chances("json"):
         document = reply(r)
         expected = by_python(document)
@@ -124,7 +124,7 @@ def test_json(oracle: Oracle) -> None:
         assert by_kaws(oracle, document) == expected, f"seed {seed!r}: {document}"
 
 
-def test_json_spoilt(oracle: Oracle) -> None:
+def test_spoilt_objects_are_judged_as_python_judges_them(oracle: Oracle) -> None:
     taken = 0
     for seed, r in chances("spoilt", ROUNDS * 4):
         document = spoilt(r, reply(r))
@@ -134,7 +134,7 @@ def test_json_spoilt(oracle: Oracle) -> None:
     assert ROUNDS * 4 // 20 < taken < ROUNDS * 4 // 2
 
 
-def test_json_numbers(oracle: Oracle) -> None:
+def test_numbers_are_judged_as_python_judges_them(oracle: Oracle) -> None:
     for seed, r in chances("numbers", ROUNDS * 2):
         number = "".join(r.choices("0012-+.eE", k=r.randint(1, 7)))
         document = f'{{"c":{number}}}'.encode()

@@ -1,4 +1,5 @@
-"""The examples of the manual and of the README do what they say, and the policies suffice."""
+"""The manual's and the README's examples work, the policy suffices, and the README's tables and
+log lines are the plugin's."""
 
 import json
 import os
@@ -48,7 +49,7 @@ def build_example(folder: Path, kms: Emulator, compiler: str, source: str) -> Pa
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
-def test_the_first_example_of_the_header(tmp_path, kms, compiler):
+def test_the_first_example_of_the_header_works(tmp_path, kms, compiler):
     write_conf(tmp_path / "keys.conf", ACCESS_KEY_ID, SECRET)
     program = build_example(tmp_path, kms, compiler, header_example())
     done = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True)
@@ -62,7 +63,7 @@ def test_the_first_example_of_the_header(tmp_path, kms, compiler):
 
 
 def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
-    """With the README's IAM policy everything works; less of any action, and something fails."""
+    """With the README's policy everything works. Without one of its actions, something fails."""
     text = re.search(r'^    \{ "Version".*?\] \}$', README, re.M | re.S).group()
     policy = json.loads(text.replace("KEY", kms.arn))
     program = build_example(tmp_path, kms, "gcc",
@@ -143,7 +144,7 @@ def test_the_readme_names_nothing_that_is_not_there():
 
 
 def test_every_link_of_the_readme_goes_somewhere():
-    """To a heading or a file that is there; and the list at the top has every chapter."""
+    """Each link leads to a heading or a file, and the list at the top has every chapter."""
     heads = re.findall(r"^## (.*)", README, re.M)
     anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
     places = re.findall(r"\[[^]]+\]\(([^)]+)\)", README)
@@ -189,7 +190,7 @@ def test_every_line_has_a_number_of_its_own():
 
 
 def test_every_line_comes_from_the_tables():
-    """No call names a number, level or format of its own, and nothing is printed past the log."""
+    """No call has a number, level or format of its own, and nothing is printed outside the log."""
     source = HEADER + (TOP / "keyring_aws_plugin.c").read_text()
     for call, first in re.findall(r"\b(kaws__err_log|plug__lines_say)\(([^;]*?);", source, re.S):
         assert re.search(r"(?:KAWS|PLUG)__LOG_\w+", first) or "format" in first, (call, first)
@@ -212,7 +213,7 @@ def test_the_readme_explains_every_line():
 
 
 def test_the_words_of_an_entry_are_those_of_its_line():
-    """So that no entry stands at the tag of another line."""
+    """So no entry has the tag of a different line."""
     lines = {number: text for _, number, _, text in logged_lines()}
     seen = 0
     for bold in re.findall(r"^[*] \*\*(KAWS-\d+.*?)\*\*:", TROUBLE, re.M | re.S):

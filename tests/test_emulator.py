@@ -1,7 +1,8 @@
-"""The emulator's faithfulness: botocore's real KMS client runs every action against it.
+"""The emulator is faithful to AWS KMS: botocore's real KMS client runs every action against it.
 
-What is tested is that it is strict: what it lets pass, no other test would notice.  That a fault
-happens at all is seen by the tests that ask for it, test_network.py above all.
+These tests prove that the emulator is strict, because no other test would notice what it wrongly
+lets pass.  The tests that inject a fault see for themselves that it happens, test_network.py above
+all.
 """
 
 import base64
@@ -181,7 +182,7 @@ def test_botocore_is_the_new_one():
 
 @BOTH
 @pytest.mark.parametrize("size", [1, 33, 4096])
-def test_encrypt_decrypt(client, size):
+def test_what_encrypt_seals_decrypt_opens(client, size):
     plain = os.urandom(size)
     blob, another = (seal(client, plain, EncryptionContext=CONTEXT) for _ in range(2))
     assert len(blob) <= 6144 and (size < 16 or plain not in blob) and blob != another
@@ -191,7 +192,7 @@ def test_encrypt_decrypt(client, size):
 
 
 @pytest.mark.parametrize("size", [1, 1024])
-def test_data_keys(client, size):
+def test_both_kinds_of_data_keys_can_be_decrypted(client, size):
     given = dict(KeyId=ALIAS, NumberOfBytes=size, EncryptionContext=CONTEXT)
     made = client.generate_data_key(**given)
     bare = client.generate_data_key_without_plaintext(**given)
@@ -203,7 +204,7 @@ def test_data_keys(client, size):
         assert opened["Plaintext"] == each.get("Plaintext", opened["Plaintext"])
 
 
-def test_reencrypt(kms, client):
+def test_reencrypt_moves_a_key_to_another_kms_key(kms, client):
     other = kms.add_key("us-east-1", ACCOUNT)
     moved = client.re_encrypt(
         CiphertextBlob=seal(client, b"secret", EncryptionContext=CONTEXT), SourceKeyId=KEY_ARN,
@@ -239,7 +240,7 @@ def test_rotation_takes_its_time_and_ends(kms, client):
     refused("LimitExceededException", client.rotate_key_on_demand, KeyId=KEY_ID)
 
 
-def test_rotation_refuses(kms, client):
+def test_a_rotation_is_refused_as_aws_refuses_it(kms, client):
     rotate = client.rotate_key_on_demand
     refused("NotFoundException", rotate, KeyId=ALIAS)
     refused("InvalidArnException", rotate, KeyId=f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}")
@@ -255,7 +256,7 @@ def test_rotation_refuses(kms, client):
 
 # ---- keys, regions, accounts, partitions --------------------------------------------------------
 
-def test_key_ids(kms, client):
+def test_a_key_is_found_by_id_arn_and_alias(kms, client):
     unknown = "99999999-2222-3333-4444-555555555555"
     for name in (KEY_ID, KEY_ARN, ALIAS, f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}"):
         assert client.encrypt(KeyId=name, Plaintext=b"x")["KeyId"] == KEY_ARN
@@ -266,8 +267,8 @@ def test_key_ids(kms, client):
         refused("NotFoundException", seal, client, name=bad)
 
 
-def test_regions(kms, client):
-    """A key is in one region, and one of its id in another is another key."""
+def test_a_key_is_in_one_region_only(kms, client):
+    """A key with the same id in another region is a different key."""
     west, there = kms.add_key("us-west-2", ACCOUNT), make_client(kms, "us-west-2")
     assert refused("NotFoundException", data_key, client, west) == "Invalid arn us-west-2"
     blob = seal(there, name=west)
@@ -285,13 +286,13 @@ def test_regions(kms, client):
     ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("us-iso-east-1", "aws-iso"),
     ("us-isob-east-1", "aws-iso-b"), ("eu-isoe-west-1", "aws-iso-e"),
     ("us-isof-south-1", "aws-iso-f"), ("eusc-de-east-1", "aws-eusc"), ("mx-central-1", "aws")])
-def test_partitions(kms, region, partition):
+def test_each_region_has_its_partition(kms, region, partition):
     arn = kms.add_key(region, ACCOUNT)
     assert arn.startswith(f"arn:{partition}:kms:{region}:{ACCOUNT}:key/")
     assert seal(make_client(kms, region), name=arn)
 
 
-def test_other_accounts(kms, client):
+def test_another_accounts_key_must_be_shared(kms, client):
     closed = kms.add_key("us-east-1", OTHER_ACCOUNT, alias="alias/theirs")
     for name in (closed, f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:key/{KEY_ID}"):
         refused("AccessDeniedException", seal, client, name=name)
@@ -307,7 +308,7 @@ def test_other_accounts(kms, client):
     assert record["body"]["KeyId"] == "alias/theirs" and len(record["request_id"]) == 36
 
 
-def test_removed_key(kms, client):
+def test_a_removed_key_opens_nothing(kms, client):
     blob = seal(client)
     kms.remove_key(KEY_ARN)
     refused("AccessDeniedException", client.decrypt, CiphertextBlob=blob)
@@ -331,7 +332,7 @@ def test_context_must_match(client, context):
     assert client.decrypt(CiphertextBlob=blob, EncryptionContext=turned)["Plaintext"] == b"x"
 
 
-def test_pins(kms, client):
+def test_a_pin_must_name_the_key_that_sealed(kms, client):
     other = kms.add_key("us-east-1", ACCOUNT, alias="alias/other")
     blob = seal(client)
     for pin in (KEY_ID, KEY_ARN, ALIAS):
@@ -345,7 +346,7 @@ def test_pins(kms, client):
 
 
 def test_every_damaged_blob_is_refused(kms):
-    """Byte by byte, by the service itself: over the wire it would take long."""
+    """Each byte is damaged in turn. The service is called directly, because the wire is slow."""
     key, blob = kms.key(KEY_ARN), emu.seal(kms.key(KEY_ARN), CONTEXT, b"sixteen bytes ..")
     call = emu.Call("Decrypt", kms.users[emu.ACCESS_KEY_ID], "us-east-1", {})
     spoiled = [blob[:at] + bytes([blob[at] ^ 1 << at % 8]) + blob[at + 1:]
@@ -364,7 +365,7 @@ def test_every_damaged_blob_is_refused(kms):
     ("KMSInvalidStateException", {"state": "Unavailable"}),
     ("InvalidKeyUsageException", {"usage": "SIGN_VERIFY"}),
     ("InvalidKeyUsageException", {"spec": "RSA_2048"})])
-def test_unusable_keys(kms, client, kind, attributes):
+def test_an_unusable_key_is_refused(kms, client, kind, attributes):
     other = kms.add_key("us-east-1", ACCOUNT)
     blob, fine = seal(client), seal(client, name=other)
     kms.set_key(KEY_ARN, **attributes)
@@ -409,13 +410,13 @@ VALIDATION, SERIALIZATION = "ValidationException", "SerializationException"
     ("UnsupportedOperationException", "GenerateDataKey", {"KeyId": KEY_ID, "KeySpec": "AES_256"}),
     ("UnknownOperationException", "Sign", {}), ("UnknownOperationException", "", {}),
     ("OK", "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 8, "Zzz": 1, "DryRun": None})])
-def test_bodies(wire, kind, action, body):
+def test_a_bad_body_is_refused(wire, kind, action, body):
     assert wire.kind(*wire.sign(body, action)) == kind
 
 
 # ---- dry runs, and who may do what ---------------------------------------------------------------
 
-def test_dry_run(kms, client):
+def test_a_dry_run_checks_and_does_nothing(kms, client):
     blob, kms.ignore_dry_run = seal(client), False
     for call, members in calls(client, blob):
         refused("DryRunOperationException", call, **members, DryRun=True)
@@ -427,7 +428,7 @@ def test_dry_run(kms, client):
         call(**members, DryRun=True)
 
 
-def test_denied_actions_and_keys(kms, client):
+def test_a_denied_action_or_key_is_refused(kms, client):
     other = kms.add_key("us-east-1", ACCOUNT)
     kms.add_user("AKIDPOOR", "poor-secret", ACCOUNT, denied=["Decrypt", f"Encrypt {other}",
                                                              "ReEncryptFrom"])
@@ -450,7 +451,7 @@ LEAST = {"Version": "2012-10-17", "Statement": [
     {"Effect": "Allow", "Action": "kms:RotateKeyOnDemand", "Resource": KEY_ARN}]}
 
 
-def test_iam_policy(kms):
+def test_the_least_policy_allows_its_actions_only(kms):
     kms.add_user("AKIDLEAST", "least-secret", ACCOUNT, policy=LEAST)
     least = make_client(kms, access_key_id="AKIDLEAST", secret="least-secret")
     blob = least.generate_data_key_without_plaintext(
@@ -475,8 +476,8 @@ def test_iam_policy(kms):
     ("StringEquals", "key_id", "one", {"app": "one"}, False),
     ("StringLike", "app", "one", {"app": "one"}, None),
     ("StringEquals", "SourceIp", "127.0.0.1", {}, None), ("Bool", "app", "true", {}, None)])
-def test_policy_conditions(operator, name, wanted, context, allowed):
-    """What a policy allows; None: it is refused, because it is not understood."""
+def test_a_condition_allows_only_what_it_says(operator, name, wanted, context, allowed):
+    """allowed None: the policy is refused, because the emulator does not understand it."""
     service, name = emu.Kms(), "aws:SourceIp" if name == "SourceIp" else (
         "kms:EncryptionContext:" + name)
     statement = {"Effect": "Allow", "Action": "kms:enc*", "Resource": ["arn:aws:kms:*:*:key/*"],
@@ -493,7 +494,7 @@ def test_policy_conditions(operator, name, wanted, context, allowed):
 
 # ---- signatures ---------------------------------------------------------------------------------
 
-def test_users(kms):
+def test_a_user_needs_the_right_secret_and_token(kms):
     def use(kind, access_key_id="ASIDTEMP", secret="temp-secret", token=None):
         client = make_client(kms, access_key_id=access_key_id, secret=secret, token=token)
         return refused(kind, data_key, client) if kind else data_key(client)
@@ -514,7 +515,7 @@ def test_users(kms):
 @pytest.mark.parametrize("offset, words", [
     (290, None), (-290, None), (301, "Signature expired: "), (7200, " - 5 min.)"),
     (-7200, " + 5 min.)"), (-303, "Signature not yet current: ")])
-def test_skew(kms, client, offset, words):
+def test_a_clock_that_is_off_by_five_minutes_is_refused(kms, client, offset, words):
     kms.clock_offset = offset
     if words is None:
         data_key(client)
@@ -545,7 +546,7 @@ WRONG, ODD = "InvalidSignatureException", "IncompleteSignatureException"
     (WRONG, "Authorization", lambda old: re.sub(r"/\d{8}/", "/20200101/", old)),
     (WRONG, "Authorization", lambda old: old.replace(";host", "")),
     (WRONG, "Authorization", lambda old: old.replace(";x-amz-target", ""))])
-def test_tampered_requests(kms, wire, kind, name, value):
+def test_a_tampered_request_is_refused(kms, wire, kind, name, value):
     headers, body = wire.sign(SMALL)
     assert wire.kind(headers, body) == "OK"
     headers[name] = value(headers[name]) if callable(value) else value
@@ -564,7 +565,7 @@ class LazySigner(SigV4Auth):
 
 
 @pytest.mark.parametrize("name", ["host", "x-amz-date", "x-amz-target", "content-type"])
-def test_what_must_be_signed(wire, monkeypatch, name):
+def test_each_header_that_matters_must_be_signed(wire, monkeypatch, name):
     monkeypatch.setattr(LazySigner, "left_out", name)
     monkeypatch.setitem(globals(), "SigV4Auth", LazySigner)
     headers, body = wire.sign(SMALL)
@@ -573,7 +574,7 @@ def test_what_must_be_signed(wire, monkeypatch, name):
 
 
 def test_all_of_a_request_is_signed(wire):
-    """Its line, its body, the scope; and a header with the body's hash is no way round the body."""
+    """Line, body and scope are signed. A header with the body's hash does not replace the body."""
     members = SMALL
     headers, body = wire.sign(members)
     for first in ("PUT / HTTP/1.1", "POST /x HTTP/1.1", "POST /?a=b HTTP/1.1"):
@@ -591,8 +592,8 @@ def test_all_of_a_request_is_signed(wire):
 # ---- the wire -----------------------------------------------------------------------------------
 
 @BOTH
-def test_connections(kms, client):
-    """Kept until cut, silent for too long, or told to close; and a stopped emulator comes back."""
+def test_a_connection_is_kept_until_it_is_cut(kms, client):
+    """Or until it is idle for too long, or told to close. A stopped emulator starts again."""
     for _ in range(5):
         data_key(client)
     refused("NotFoundException", data_key, client, "alias/nobody")
@@ -641,7 +642,7 @@ def test_rules_wait_and_run_out(kms, wire):
 @BOTH
 @pytest.mark.parametrize("what", ["cut", "reset"])
 @pytest.mark.parametrize("where", ["request", "status", "headers", "body"])
-def test_broken_connections(kms, wire, what, where):
+def test_a_connection_breaks_where_the_fault_says(kms, wire, what, where):
     kms.fault("GenerateDataKey", what, where=where)
     wire.send(*wire.sign(SMALL))
     data = wire.all()
@@ -655,7 +656,7 @@ def test_broken_connections(kms, wire, what, where):
 
 
 @BOTH
-def test_broken_before_reading(kms):
+def test_a_connection_breaks_before_it_is_read(kms):
     kms.fault("*", "cut", where="accept")
     with socket.create_connection(("127.0.0.1", kms.port)) as sock:
         assert sock.recv(1) == b""      # before TLS, if any, began
@@ -672,7 +673,7 @@ def test_broken_before_reading(kms):
     assert wire.all() == b"" and not wire.was_reset()
 
 
-def test_what_was_performed(kms):
+def test_an_action_is_done_even_if_its_reply_is_lost(kms):
     """A lost reply is not a lost action, unless the request was lost."""
     rotations, kms.rotation_ms = kms.key(KEY_ARN).materials, 0
     for where, perform, done in (("request", False, 0), ("request", True, 1), ("body", False, 2)):
@@ -686,7 +687,7 @@ def test_what_was_performed(kms):
     assert rotations.rotations == 2 and kms.count("RotateKeyOnDemand") == 4
 
 
-def test_the_program_and_its_control_port(certs):
+def test_the_program_obeys_its_control_port(certs):
     program = subprocess.Popen([sys.executable, PROGRAM, "--cert", certs.good.cert, "--key",
                                 certs.good.key], stdout=subprocess.PIPE, text=True)
     about = json.loads(program.stdout.readline())

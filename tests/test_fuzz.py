@@ -1,8 +1,8 @@
-"""Replays what fuzzing found worth keeping, without libFuzzer: every target, all of its corpus.
+"""Replays the corpora that fuzzing made, without libFuzzer: every target, all of its corpus.
 
-The targets in fuzz/ assert what must hold of every input (round trips, verdicts of a second
-reader, a model of the keyring) and abort where it does not, under ASan and UBSan.  `make test`
-builds each with gcc and fuzz/main.c; the first comment of a target says how to search for more.
+The targets in fuzz/ check what must be true of every input (round trips, the verdicts of a second
+reader, a model of the keyring), under ASan and UBSan, and abort if it is not.  `make test` builds
+each target with gcc and fuzz/main.c.  `make fuzz` searches for more inputs.
 """
 
 import pathlib
@@ -21,7 +21,7 @@ def test_all_targets_are_there() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_replay(target: str) -> None:
+def test_each_target_holds_on_its_corpus(target: str) -> None:
     corpus = TOP / "fuzz" / "corpus" / target.removeprefix("fuzz_")
     inputs = sum(path.is_file() for path in corpus.rglob("*"))
     assert inputs >= 20

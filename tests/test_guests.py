@@ -1,4 +1,4 @@
-"""The library in other people's programs: tests/guests/, each as a stranger would write it."""
+"""The library works in programs as strangers would write them: those in tests/guests/."""
 
 import re
 import subprocess
@@ -41,7 +41,7 @@ def guest(tmp_path, settings):
 
 @pytest.mark.parametrize("compiler", [PLAIN, ASAN], ids=["plain", "asan"])
 def test_a_child_process_has_no_ring(guest, emulator, settings, compiler):
-    """All that it may do is to close it; its parent, and KMS, do not notice."""
+    """It may only close its parent's ring; its parent and KMS do not notice."""
     emulator.latency_ms = 100
     lines = guest("forks", compiler)
     assert lines[-2:] == ["child closed", "parent done"]
@@ -64,7 +64,7 @@ def test_a_cancelled_thread_finishes_its_call(guest, emulator, compiler):
 
 @pytest.mark.parametrize("compiler", [PLAIN, TSAN], ids=["plain", "tsan"])
 def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
-    """Whatever it waits for: a reply, a pause, the file's lock, another thread."""
+    """It ends whether it waits for a reply, a pause, the file's lock or another thread."""
     data, before = settings["data_file"], []
 
     def slow():

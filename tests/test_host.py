@@ -1,7 +1,7 @@
 """keyring_aws.so, loaded as MySQL 5.7 does and as 8.0 to 9.x do, under sanitizers and valgrind.
 
-tests/hosts/plugin_host.c is the server; it counts its own checks, and each of them is shown where
-one fails. What the sanitizers print fails the run, too.
+tests/hosts/plugin_host.c plays the server.  It counts its own checks, and shows all of them if one
+fails.  Any output of the sanitizers fails the run, too.
 """
 
 import re

@@ -1,6 +1,6 @@
-"""check_house.py notices what it should: each rule is broken once, in a small house that is good.
+"""check_house.py notices each violation: each rule is broken once, in a small tree that is good.
 
-Run by pytest, and by `check_house.py --self-test`.
+pytest runs this file, and so does `check_house.py --self-test`.
 """
 
 import pathlib
@@ -295,7 +295,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("case", cases, ids=[f"{n}-{c[1][0]}" for n, c in enumerate(cases)])
 
 
-def test_row(case):
+def test_each_rule_notices_its_violation(case):
     case[0](*case[1])
 
 

@@ -1,11 +1,12 @@
-"""What the library costs in instructions, for which no machine is too busy: counted by callgrind.
+"""The library takes no more instructions than recorded.  callgrind counts them, so a busy machine
+changes nothing.
 
 Each piece of work in tests/bench/count.c may take a tenth more than tests/bench/instructions.json
-says, and no more.  The figures hold for one compiler and architecture; with others there is
-nothing to compare, and only what must be equal is tested.  Only the library's own instructions and
-BearSSL's count, not libc's, which has other ones for each processor, nor the kernel's.
+says, and no more.  The figures hold for one compiler and architecture.  With others there is
+nothing to compare, and only equalities are tested.  Only the instructions of the library and of
+BearSSL count, not the kernel's, nor libc's, which chooses its code by the processor.
 
-`tests/test_instructions.py --record` writes the figures anew: do that when more is wanted.
+`tests/test_instructions.py --record` records new figures: do that if a change may cost more.
 """
 
 import json
@@ -78,7 +79,7 @@ def test_no_more_than_recorded(costs, work):
 
 
 def test_commit_is_flat(costs):
-    """What one more key takes does not depend on how many there are."""
+    """Adding a key takes as many instructions with 5,000 keys as with few."""
     assert costs["commit_to_5000"] <= 1.02 * costs["commit"]
 
 

@@ -1,6 +1,6 @@
 """The C library end to end: every public function, real libcurl, TLS, the KMS emulator.
 
-story() is the whole of it told once; test_moto.py tells it to another KMS.
+story() goes once through a keyring's whole life; test_moto.py runs it with another KMS.
 """
 
 import fcntl
@@ -186,7 +186,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
 
 
 def test_a_torn_end_on_a_full_volume(driver, small_volume):
-    """Nothing that was acknowledged is missing, so it opens; changes wait until there is room."""
+    """The file opens, because no acknowledged key is missing. Changes fail until there is room."""
     data = small_volume / "keys"
     lib = driver(data_file=data)
     lib.ok("generate", "a", None, "AES", 32)
@@ -219,7 +219,7 @@ def test_a_torn_end_on_a_full_volume(driver, small_volume):
 
 TERABYTE = 1 << 40                      # on the disk, these files are holes
 LARGE = (256 << 20) + 1                 # surveyed even without holes
-END = "not entries, and too long for one that was cut off (a copy that is cut there has all older"
+END = "not entries, and too long for one that was cut off (a copy of the file up to there has"
 
 
 def committed(whole: bytes, length: int) -> bytes:
@@ -240,12 +240,12 @@ def committed(whole: bytes, length: int) -> bytes:
     (lambda whole, size: b"\xff" + whole[1:], "byte 0: it is not a data file"),
 ], ids=["zeros", "header", "keys", "promise", "false promise", "huge entry", "magic"])
 def test_a_data_file_of_a_terabyte(driver, driver_program, settings, change, words, size):
-    """It is refused at once, and costs neither memory nor disk."""
+    """It is refused at once, and uses neither memory nor disk."""
     surveyed_and_refused(driver, driver_program, settings, change, words, size)
 
 
 def test_a_large_data_file_without_holes(driver, driver_program, settings):
-    """It is no different, although its bytes are all there."""
+    """It is refused as well, although all its bytes exist."""
     surveyed_and_refused(driver, driver_program, settings, lambda whole, size: whole,
                     f"byte {{len}}: what follows is {END}", LARGE, full=True)
 
@@ -281,7 +281,7 @@ def surveyed_and_refused(driver, driver_program, settings, change, words, size, 
 
 
 def test_a_large_data_file(driver, driver_program, settings):
-    """One that is looked over before memory is asked for opens, whole and torn."""
+    """A file that is checked before memory is allocated opens, whole or with a torn end."""
     data, count = settings["data_file"], 50000
     lib = driver()
     lib.ok("generate", "key 00000", None, "AES", 32)
@@ -313,7 +313,7 @@ def test_a_large_data_file(driver, driver_program, settings):
 
 
 def test_a_path_is_taken_as_it_is_meant(driver, settings, tmp_path):
-    """A second slash, "." and a slash at the end change nothing; ".." is the system's to follow."""
+    """A second slash, "." and a slash at the end change nothing. The system follows ".."."""
     (tmp_path / "there" / "below").mkdir(parents=True)
     (tmp_path / "link").symlink_to("there/below")
     driver(data_file=f"{tmp_path}/link/..//./new///keys/", conf_file=f"{settings['conf_file']}/",
@@ -337,7 +337,7 @@ def test_processes_that_add_keys_at_once(driver, settings):
 
 
 def test_processes_that_share_a_file(driver, emulator):
-    """A writer, another, and a reader, which need no reopening whatever the others do."""
+    """Two writers and a reader share a file, and none of them has to reopen it."""
     one, two, reader = driver(), driver(), driver(read_only=1, kms_key_id=None)
     one.ok("generate", "a", None, "AES", 32)
     key = one.fetch("a")
@@ -363,7 +363,7 @@ def test_processes_that_share_a_file(driver, emulator):
 
 
 def test_a_process_that_ends_between_write_and_sync(driver, settings):
-    """The others go on with what it left, and so does a file that was cut in the middle."""
+    """The others go on with what it wrote, even if the file was cut in the middle."""
     one, two = driver(), driver()
     one.ok("generate", "a", None, "AES", 32)
     one.ok("generate", "b", None, "AES", 32)
@@ -399,7 +399,7 @@ def test_a_change_waits_for_the_lock_but_not_for_ever(driver, settings):
 
 @pytest.mark.parametrize("lock", [".lock", ""])
 def test_no_fetch_waits_for_the_lock(driver, settings, lock):
-    """Another process sits on it for 5 s, and there is always a change that waits for it."""
+    """Another process holds the lock for 5 s, and there is always a change that waits for it."""
     lib, waiting, fetched, began = driver(), [], 0, time.monotonic()
     lib.ok("generate", "a", None, "AES", 32)
     key = lib.fetch("a")
@@ -450,7 +450,7 @@ def test_rotate_uses_a_connection_of_its_own(driver, emulator):
 
 
 def test_a_new_connection_resumes_the_old_one_s_session(driver, emulator):
-    """The server closes idle connections: what follows shall cost no whole handshake."""
+    """The server closes idle connections. The next connection must need no full handshake."""
     lib = driver()
     lib.ok("check")
     for _ in range(3):
@@ -485,7 +485,7 @@ def test_rewrap_near_keeps_keys_in_kms(driver, emulator, settings):
 
 @pytest.mark.parametrize("name", [KEY_ID, ALIAS, KEY_ARN,
                                   f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}"])
-def test_names_of_a_kms_key(driver, name):
+def test_a_kms_key_may_have_any_of_its_names(driver, name):
     lib = driver(kms_key_id=name)
     lib.ok("generate", "a", None, "AES", 32)
     key = lib.fetch("a")
@@ -499,7 +499,7 @@ def test_names_of_a_kms_key(driver, name):
 # ---- credentials, clock, time --------------------------------------------------------------------
 
 
-def test_credentials_renewed_in_the_conf_file(driver, emulator, conf):
+def test_renewed_credentials_are_read_from_the_conf_file(driver, emulator, conf):
     lib = driver()
     lib.ok("generate", "a", None, "AES", 32)
     key = lib.fetch("a")
@@ -520,7 +520,7 @@ def test_credentials_renewed_in_the_conf_file(driver, emulator, conf):
     assert emulator.count() == 3 and lib.stats()["kms_retries"] == 0
 
 
-def test_session_tokens(driver, emulator, conf):
+def test_an_expired_session_token_is_replaced(driver, emulator, conf):
     token = "token/" + "x" * 1500 + "=="
     emulator.add_user("ASIA1", "s1", ACCOUNT, token=token, token_expires=time.time() + 100)
     write_conf(conf, "ASIA1", "s1", token)
@@ -540,7 +540,7 @@ def test_session_tokens(driver, emulator, conf):
     assert emulator.log()["requests"][-1]["headers"].get("x-amz-security-token") is None
 
 
-def test_reload_creds(driver, emulator, conf):
+def test_reload_creds_takes_good_credentials_only(driver, emulator, conf):
     lib = driver()
     lib.ok("check")
     for text, words in (("", "empty"), ("AKID\n", "line 2"), ("\nsecret\n", "line 2"),
@@ -589,7 +589,7 @@ PASTED = {                              # what people have, and where they have 
 
 @pytest.mark.parametrize("name", PASTED)
 def test_what_people_paste(driver, emulator, conf, name):
-    """The signature proves that the secret is what was pasted, to the byte."""
+    """The signature proves that the secret is exactly what was pasted."""
     who = {"id": "ASIAIOSFODNN7EXAMPLE", "secret": "/+" + SECRET + "=",
            "token": "IQoJ/" * 99 + "=="}
     emulator.add_user(who["id"], who["secret"], ACCOUNT, token=who["token"],
@@ -646,7 +646,7 @@ def test_a_clock_that_is_off(driver, emulator, offset):
     assert "agrees with that of AWS again" in lib.said("this machine's clock", 1)[1]
 
 
-def test_timeouts(driver, emulator):
+def test_a_timeout_ends_a_call(driver, emulator):
     lib = driver()
     lib.ok("generate", "a", None, "AES", 32)
     emulator.fault("Decrypt", "latency", times=0, ms=2000)
@@ -822,7 +822,7 @@ def test_without_the_right_to_decrypt(driver, emulator, settings):
     assert [lib.fetch(name) for name in ("a", "b")] == [b"a", b"b"]
 
 
-def test_names_of_odd_bytes(driver, emulator):
+def test_names_may_have_any_bytes(driver, emulator):
     names = [(byte, None) for byte in ODD_BYTES] + [(b"k", byte) for byte in ODD_BYTES]
     names += [(b"%41", None), (b"%2541", None), (b"A%00", None), (b"'\"\\\n\r\t", b"\\u0000"),
               (b"\xff" * 255, b"%" * 255), ("schl\u00fcssel".encode(), b"\xc3"),
@@ -861,13 +861,13 @@ def test_a_big_key_goes_far(driver, emulator):
 
 @pytest.fixture
 def quick_folder(tmp_path):
-    """In memory, where there is such a place: a busy disk may sync but ten times a second."""
+    """A folder in memory if there is one, because a busy disk may sync only ten times a second."""
     memory = "/dev/shm"
     with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else tmp_path) as folder:
         yield Path(folder)
 
 
-def test_two_thousand_keys(driver, emulator, settings, quick_folder):
+def test_two_thousand_keys_survive_a_kill(driver, emulator, settings, quick_folder):
     settings["data_file"] = quick_folder / "data"
     count = 2000
     lib = driver()
@@ -895,7 +895,7 @@ def test_two_thousand_keys(driver, emulator, settings, quick_folder):
 # ---- AWS KMS by itself ---------------------------------------------------------------------------
 
 
-def test_kms_calls_without_a_file(driver, emulator, tmp_path):
+def test_the_kms_calls_need_no_data_file(driver, emulator, tmp_path):
     lib = driver(data_file=None)
     context = ("app", "mine", "cl\u00e9", "\u20ac")
     blob, arn, material, plain = lib.ok("kms_generate", 32, 1, *context)
@@ -943,7 +943,7 @@ def test_kms_calls_without_a_file(driver, emulator, tmp_path):
 
 
 def test_a_sealed_value_travels(driver, emulator):
-    """From one process to another, as bytes; and what of them is protected, and what is not."""
+    """It goes to another process as bytes. Some of its bytes are protected, some are not."""
     here, there = driver(data_file=None), driver(data_file=None)
     far = emulator.add_key(EU, ACCOUNT)
     for key, longest in ((KEY_ARN, 4096), (far, 1)):
@@ -1048,7 +1048,7 @@ def test_a_ring_without_credentials(driver, emulator, settings, conf, tmp_path):
 
 
 def test_a_ca_file_that_only_libcurl_can_refuse(driver, tmp_path):
-    """It looks like one.  That is no outage, and nobody is asked again."""
+    """The file looks like PEM. The error is no outage, so no request is repeated."""
     path = tmp_path / "ca"
     path.write_text("-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n")
     answer = driver(ca_file=path).call("check")
@@ -1155,8 +1155,8 @@ unsigned long SSL_CTX_set_options(void *c, unsigned long o) { (void)c; (void)o; 
 
 
 def test_another_openssl_is_left_alone(driver, tmp_path):
-    """As where a mysqld brings an OpenSSL of its own, and libcurl is linked with the system's: what
-    libcurl does not call is not called with what is libcurl's."""
+    """A mysqld may bring an OpenSSL of its own while libcurl uses the system's.  Only the OpenSSL
+    that libcurl uses is called with libcurl's objects."""
     (tmp_path / "other.c").write_text(OTHER_OPENSSL)
     (tmp_path / "other.map").write_text("OPENSSL_1_1_0 { global: *; };\n")
     other = tmp_path / "libssl.so.1.1"

@@ -1,5 +1,5 @@
-"""GET, HEAD and PUT over the wire, and the headers of their replies: through the built-in sender,
-with the real libcurl over TLS, and through a stranger's hook over plain sockets."""
+"""GET, HEAD and PUT over the wire, and the headers of their replies: by the built-in sender with
+the real libcurl over TLS, and by a caller's `send` hook over plain sockets."""
 
 import collections
 import contextlib
@@ -79,7 +79,7 @@ def tag(body: bytes) -> tuple[int, str]:
 @pytest.mark.parametrize("body", [b"", b"{}", b"\0\r\n\r\n\xff    ", LARGE],
                          ids=["empty", "small", "odd", "large"])
 def test_an_object_comes_and_goes(any_wire, body):
-    """Byte for byte, whatever it is made of, and at once: nobody waits for a 100."""
+    """It comes byte for byte, whatever its bytes are, and at once: nobody waits for a 100."""
     begun = time.monotonic()
     said = any_wire.ask("PUT", "/b/o?x=1%20", body)
     assert said == Said(OK, 200, tag(body), (1, WHEN), (1, "7 8"), b"", "")
@@ -134,7 +134,7 @@ def test_a_folded_header(any_wire):
 
 
 def test_a_nul_in_a_header(any_wire):
-    """No sender passes off what is before it as the whole."""
+    """No sender returns the part before the NUL as the whole value."""
     any_wire.server.answer["/odd"] = b"HTTP/1.1 200 OK\r\nETag: a\0b\r\n" + OF_TWO
     said = any_wire.ask("GET", "/odd")
     assert said.status == NETWORK or said.etag == (-1, "")
@@ -166,7 +166,7 @@ def test_a_body_longer_than_its_room(any_wire):
 
 
 def test_a_clean_connection_serves_all_paths_of_its_host(wire):
-    """None of these replies has a request id: who asked knows that there need be none."""
+    """These replies have no request id, and the caller says that none is needed."""
     for path in ("/a", "/b?c", "/a"):
         wire.server.objects[path] = b"{}", ""
         assert wire.ask("GET", path).http == 200

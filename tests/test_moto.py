@@ -1,4 +1,4 @@
-"""Library and plugin against moto, a KMS that nobody here wrote: TLS, signature checks on."""
+"""Library and plugin against moto, a KMS that others wrote, over TLS and with signature checks."""
 
 import pytest
 

@@ -1,7 +1,7 @@
 """The plugin in a running MySQL server: its variables, functions and keys, and hostile SQL.
 
-All share one server.  How it starts and stops is in test_mysql_start.py, what InnoDB makes of it
-in test_mysql_tables.py, and what remains after kill -9 in test_mysql_crash.py.
+All tests share one server.  test_mysql_start.py tests how the server starts and stops,
+test_mysql_tables.py how InnoDB uses the plugin, and test_mysql_crash.py what is left after kill -9.
 """
 
 import base64
@@ -51,7 +51,7 @@ def calm_stage(server):
 
 @contextlib.contextmanager
 def nothing_done(stage: Stage):
-    """Meanwhile neither the data file changes nor is KMS asked."""
+    """Within it, the data file does not change, and KMS is not asked."""
     before, asked = stage.data.read_bytes(), stage.kms.count()
     yield
     assert stage.data.read_bytes() == before and stage.kms.count() == asked
@@ -86,7 +86,7 @@ def test_variables_are_listed_with_their_values(stage):
                                   "credentials_file", "data_file", "create", "accounts", "endpoint",
                                   "ca_file", "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
-    """Nor for the next start: whoever persists them could make the plugin trust any account."""
+    """Nor for the next start: anyone who could persist them could have any account trusted."""
     before, persist = stage.variable(name), ("PERSIST", "PERSIST_ONLY")
     for way in ("GLOBAL", *(persist if stage.expect.persist else ()), "SESSION"):
         number, text = stage.refused(f"SET {way} keyring_aws_{name} = '{OTHER_ACCOUNT}'")
@@ -204,7 +204,7 @@ def set_both(stage, *pairs: tuple[str, str], more: str = "", session=None) -> No
 
 
 def test_key_and_region_are_judged_together(stage, half):
-    """One alias exists only in the new region, the other one does not exist there."""
+    """One alias exists only in the new region, and the other only in the old one."""
     east, _, west, west_arn = half
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     for pairs in ((("cmk_id", east), ("region", "us-west-2")),
@@ -242,7 +242,7 @@ def test_a_refused_statement_leaves_nothing_to_undo(stage, half):
 
 
 def test_a_refused_statement_is_forgotten_by_the_next(stage, half):
-    """In the same session a region is judged with the KMS key in use, not with a refused one."""
+    """The same session's next region is judged with the KMS key in use, not with a refused one."""
     east = half[0]
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     with cursor(stage) as session:
@@ -410,7 +410,7 @@ def test_the_performance_schema_lists_the_names(stage):
 
 
 def test_a_failing_kms_changes_nothing(stage):
-    """Whatever it answers: the server gets NULL, the log a sentence, the file stays."""
+    """Whatever KMS answers, the server gets NULL, the log a sentence, and the file is unchanged."""
     before = stage.data.read_bytes()
     for what, options, why in (
             ("throttle", {"times": 0}, "ThrottlingException"),
@@ -516,7 +516,7 @@ def other_process(stage: Stage, driver_program) -> Driver:
 
 
 def test_a_key_that_another_process_added(stage, driver_program):
-    """The server finds it when it is asked for it, or before it writes, without a word from SQL."""
+    """The server reads it in without an SQL call, when it is asked for it or before it writes."""
     stage.generate("ours")
     with other_process(stage, driver_program) as other:
         other.ok("store", "theirs", ROOT, "SECRET", b"text of theirs")
@@ -539,7 +539,7 @@ def test_a_key_that_another_process_added(stage, driver_program):
 
 
 def test_a_file_that_another_process_replaced(stage, driver_program):
-    """It is refused until keyring_aws_refresh() takes it over, which asks KMS nothing."""
+    """It is refused until keyring_aws_refresh() reads it in, which does not ask KMS."""
     stage.generate("kept")
     stage.generate("gone")
     with other_process(stage, driver_program) as other:
@@ -564,7 +564,7 @@ def test_a_file_that_another_process_replaced(stage, driver_program):
 
 
 def test_a_file_that_is_not_taken_over(stage, driver_program):
-    """Damaged, missing, or a different keyring's: it says so, and the keys stay as they were."""
+    """If it is damaged, missing or a different keyring's, the error says so, and no key changes."""
     stage.generate("kept")
     key, whole = stage.fetch("kept"), stage.data.read_bytes()
     kept = stage.data.with_name("kept")
@@ -719,7 +719,7 @@ def test_a_statement_rotates_once(stage, rotations, name):
 
 @pytest.mark.parametrize("name", FUNCTIONS[:2])
 def test_the_next_statement_rotates_again(rotations, name):
-    """Prepared ones, those of routines and triggers: each run of each is a statement."""
+    """Each run of a prepared statement, or of one in a routine or trigger, counts as one."""
     session, count = rotations
     for query, times in (("PREPARE rotate FROM 'SELECT {f}(), {f}() FROM five'", 0),
                          ("EXECUTE rotate", 1), ("SELECT {f}()", 1), ("EXECUTE rotate", 1),
@@ -780,7 +780,7 @@ def test_a_killed_statement_is_over(stage, rotations):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_keyring_operations_off_stops_the_functions(stage, name):
-    """As it stops keyring_udf. Fetches, settings and EXPLAIN still work."""
+    """It stops keyring_udf in the same way. Fetches, settings and EXPLAIN still work."""
     stage.generate("before-off")
     stage.sql("SET GLOBAL keyring_operations = OFF")
     try:
@@ -927,7 +927,7 @@ def test_a_long_error_still_says_what_to_do(stage):
 
 
 def test_a_killed_rotation_may_have_happened(stage):
-    """AWS counts it, of 25 in the life of the KMS key, though nobody hears the answer."""
+    """AWS counts it among the KMS key's 25 rotations, even though nobody reads the reply."""
     with cursor(stage) as session, ThreadPoolExecutor(1) as pool:
         stage.kms.fault("RotateKeyOnDemand", "black_hole", where="request")
         asked = stage.kms.count("RotateKeyOnDemand")
@@ -969,7 +969,7 @@ def test_a_killed_session_answers_for_no_other(stage):
 
 
 def test_a_killed_install_waits_for_no_old_function(stage):
-    """It holds a lock of the server's meanwhile, and would hold up a shutdown."""
+    """It holds a lock of the server while it waits, so it would delay a shutdown."""
     stage.generate("kept")
     with cursor(stage) as old, cursor(stage) as new, ThreadPoolExecutor(2) as pool:
         stage.kms.fault("*", "black_hole", times=0, where="request")

@@ -73,7 +73,7 @@ def test_it_is_off_by_default_and_set_at_run_time(stage):
 
 @pytest.mark.parametrize("value, counts", [(86401, 86400), (-1, 0), (10 ** 12, 86400)])
 def test_out_of_range(stage, value, counts):
-    """As MySQL does it with every number: it is cut, with a warning."""
+    """MySQL cuts the number with a warning, as it does with every number."""
     stage.start(NO_SCHEMA, cache_seconds=value)
     assert stage.variable("cache_seconds") == counts
     stage.sql("SET GLOBAL keyring_aws_cache_seconds = 7")

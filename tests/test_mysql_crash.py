@@ -1,7 +1,7 @@
 """kill -9 on a MySQL server while its clients make keys and remove them.
 
-What was acknowledged is there afterwards, and what was removed does not come back.  Ten rounds,
-or a hundred with KAWS_LONG in the environment.
+Every acknowledged key is there afterwards, and no removed key comes back.  There are ten rounds, or
+a hundred with KAWS_LONG in the environment.
 """
 
 import collections

@@ -1,5 +1,5 @@
-"""What the plugin says in a MySQL server's error log: keys that are missing, settings that were
-persisted, a start in one line, and lines that repeat."""
+"""The plugin's lines in a MySQL server's error log: about missing keys, persisted settings and the
+start; and lines that repeat."""
 
 import re
 import time
@@ -38,7 +38,7 @@ def start_anyhow(stage: Stage, *options: str) -> None:
 
 @pytest.mark.needs("logs")
 def test_a_life_without_loss_misses_no_key(stage):
-    """All that asks for a key before it is made: none of it is a reason to frighten anybody."""
+    """The server asks for keys before it makes them. None of these is logged as missing."""
     stage.start(*LOG_BIN)
     stage.install_functions()
     make_table(stage)
@@ -90,7 +90,7 @@ def test_whatever_is_encrypted_first_misses_no_key(stage, first):
 
 @pytest.mark.parametrize("away", ["KMS", "keyring_operations"])
 def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
-    """InnoDB ignores that, and fetches the key; the line before says why there is none."""
+    """InnoDB ignores the failure and fetches the key. The line before says why there is no key."""
     stage.start(NO_SCHEMA)
     stage.sql("CREATE DATABASE d")
     if away == "KMS":
@@ -164,7 +164,7 @@ def test_an_older_copy_is_noticed(stage):
 @pytest.mark.parametrize("lost", ["the file is lost", "the file is an older copy",
                                   "the file is another server's"])
 def test_a_lost_key_of_the_logs_is_noticed(stage, lost):
-    """The server does not start, and the one line that says why stands before its own."""
+    """The server does not start, and one line of ours, before its own lines, says why."""
     stage.start(*ENCRYPTED)
     older = stage.data.read_bytes()
     stage.sql("ALTER INSTANCE ROTATE BINLOG MASTER KEY")
@@ -223,7 +223,7 @@ def test_one_line_says_how_it_starts(stage):
 
 
 def test_lines_that_repeat_are_counted(stage):
-    """The one key that fails has one line, its neighbour its own; the end says the rest."""
+    """Each key that fails has one line of its own. The last line has the count of the others."""
     stage.start(NO_SCHEMA)
     stage.install_functions()
     for name in "ab":
@@ -304,7 +304,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
         stage.kms.start()
     assert stage.generate("again") == 1 and stage.entries()["again", ROOT].arn == arn
     number, text = stage.refused("SET GLOBAL keyring_aws_cmk_id = 'alias/nobody'")
-    assert number == 1231 and "NotFoundException" in text       # whoever SETs now is told at once
+    assert number == 1231 and "NotFoundException" in text       # a SET now is refused at once
 
 
 @pytest.mark.needs("persist")

@@ -1,4 +1,4 @@
-"""How the plugin starts in a MySQL server, and when it does not; and its credentials."""
+"""When the plugin starts in a MySQL server, and when it does not; and its credentials."""
 
 import contextlib
 import os
@@ -216,7 +216,7 @@ def test_the_server_aborts_if_the_plugin_is_forced(spoilable, fault, sentence):
 
 
 def test_the_unspoilt_server_starts(spoilable):
-    """Otherwise the tests above would prove nothing."""
+    """If it did not, the tests above would prove nothing."""
     spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE")
     assert not spoilable.said("ERROR") and not spoilable.said("Warning")
     assert spoilable.fetch("kept") == spoilable.plain("kept")
@@ -320,7 +320,7 @@ def test_a_start_waits_for_kms(crashed, force, seconds):
 
 @pytest.mark.needs("logs")
 def test_innodb_waits_for_kms(crashed):
-    """Without keyring_aws_cmk_id the plugin's start asks nothing of KMS: InnoDB's fetch does."""
+    """Without keyring_aws_cmk_id the plugin's start does not ask KMS, but InnoDB's fetch does."""
     begin(crashed, cmk_id=None)
     wait_for(lambda: [line for line in crashed.said("Warning") if "waits for KMS" in line])
     time.sleep(3)
@@ -390,7 +390,7 @@ def test_a_missing_volume_is_no_new_keyring(stage):
 
 
 def test_settings_that_contradict_each_other_are_named(stage):
-    """Each in one line, once; and they are used all the same."""
+    """Each has one line, once, and is used all the same."""
     stage.start(NO_SCHEMA, region="us-west-7", connect_timeout=20001, timeout=20000,
                 start_seconds=19)
     stage.install_functions()
@@ -589,7 +589,7 @@ def stage_of_another_account(stage):
 
 
 def check_foreign(stage, *lines: str) -> None:
-    """Both accounts are named, and what to do."""
+    """The line names both accounts, and says what to do."""
     assert lines
     for line in lines:
         assert f"sealed with the KMS key {stage.theirs}, whose account is not among the" in line
@@ -648,7 +648,7 @@ def test_the_conf_file_of_a_running_server_cannot_move_trust(moved, known):
 
 
 def test_an_administrator_moves_to_another_account(moved):
-    """As the refusal says: by naming the KMS key by its ARN, or by listing the accounts."""
+    """He does what the refusal says: names the KMS key by its ARN, or lists the accounts."""
     moved.kms.set_key(KEY_ARN, shared_with=(OTHER_ACCOUNT,))
     moved.start(NO_SCHEMA, "--keyring-aws=FORCE", cmk_id=moved.theirs)
     assert moved.generate("theirs") == 1 and moved.entries()["theirs", ROOT].arn == moved.theirs

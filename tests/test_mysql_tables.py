@@ -1,4 +1,4 @@
-"""What InnoDB and the binary log make of the plugin, and the server's migration of keys."""
+"""InnoDB, the binary log and the server's migration of keys work with the plugin."""
 
 import json
 
@@ -71,7 +71,7 @@ def test_all_that_the_server_writes_can_be_encrypted(stage):
 
 
 def check_servers_keys(stage: Stage, uuid: str) -> None:
-    """The server's own have no user; KMS, which takes no empty value, never hears of one."""
+    """The server's own keys have no user. KMS takes no empty value, so no user is sent."""
     entries = stage.entries()
     assert {user_id for _, user_id in entries} == {""}
     kinds = {(key_id, each.key_type, each.size) for (key_id, _), each in entries.items()}
@@ -127,7 +127,7 @@ def component(stage: Stage, name: str, active: bool) -> None:
 
 
 def migrate(stage: Stage, *options: str) -> str:
-    """Runs the server's migration mode, which refuses options that are nothing to it."""
+    """Runs the server's migration mode, which refuses options that it does not use."""
     plain = [each for each in stage.db._options() if not each.startswith(("--innodb", "--loose"))]
     ours = [each for each in stage.options() if each.startswith("--keyring-aws")]
     run = stage.db.run_once(*plain, *options, *ours, bare=True)

@@ -1,8 +1,8 @@
-"""Two real servers on one data file, which each has by a name of its own.
+"""Two real servers share one data file, and each reaches it by a name of its own.
 
-Two names have two lock files.  What keeps the servers apart is the lock on the file itself: they
-take turns, and each takes over what the other has added.  Nothing is refused, no key is lost, and
-no table stays closed.
+Two names have two lock files.  So the lock on the data file itself makes the servers take turns,
+and each reads in the keys that the other has added.  Nothing is refused, no key is lost, and no
+table stays closed.
 """
 
 import ctypes

@@ -1,10 +1,11 @@
-"""The fault table: what can go wrong between us and KMS, times each operation.
+"""Each fault that can happen between us and KMS, with each operation: a table.
 
-Each cell injects one fault, does one operation, and wants: the right status, the right words,
-no more requests and no more time than are due, on failure the data file and the listing as they
-were, and the next operation, with the fault gone, to succeed on the same ring.
+Each cell injects one fault and runs one operation.  It checks the status, the text, and that there
+were no more requests and no more time than are due.  After a failure it checks that the data file
+and the list of keys are unchanged, and that the next operation, without the fault, succeeds on the
+same ring.
 
-The faults hit the operation's main action; what comes before it is answered well.
+The fault hits the operation's main action.  The requests before that are answered well.
 """
 
 import contextlib
@@ -535,13 +536,13 @@ def run_cell(world: World, fault: Fault, op: Op) -> None:
 
 
 @pytest.mark.parametrize("fault, op", CELLS)
-def test_fault(world, fault, op):
+def test_a_fault_has_its_status_and_changes_nothing(world, fault, op):
     run_cell(world, fault, op)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault, op", LONG_CELLS)
-def test_fault_before_or_late(world, fault, op):
+def test_a_fault_before_or_late_changes_nothing(world, fault, op):
     run_cell(world, fault, op)
 
 
@@ -558,7 +559,7 @@ ONE_FAULT = [("reset", {"where": "request"}), ("cut", {"where": "headers"}),
 @pytest.mark.parametrize("op", [op for op in OPS if op.name != "rotate"], ids=lambda op: op.name)
 @pytest.mark.parametrize("what, options", ONE_FAULT, ids=lambda each: str(each))
 def test_one_transient_fault_is_survived(world, op, what, options):
-    """By trying again; on a kept connection that died, libcurl may have done so before us."""
+    """The call is tried again. On a kept connection that died, libcurl may do so before us."""
     retries = world.lib.stats()["kms_retries"]
     world.lib.ok(*op.command)
     undo(world, op)
@@ -592,7 +593,7 @@ HANGING = {**{op.name: (op.command, op.action) for op in OPS if op.name != "prov
 
 
 def release(world: World) -> None:
-    """Cuts all connections, and is there for new ones all the time."""
+    """Cuts all connections, but accepts new ones all the time."""
     world.emulator.clear_faults()
     world.emulator.cut()
 

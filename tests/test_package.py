@@ -1,4 +1,4 @@
-"""`make install`, `make uninstall` and `make deb`: what is laid where, and that it works there."""
+"""`make install`, `make uninstall` and `make deb` put files in their places, where they work."""
 
 import getpass
 import gzip

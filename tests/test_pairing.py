@@ -1,11 +1,11 @@
-"""Every reply belongs to its request, whatever a gateway between us and KMS makes of them.
+"""Each reply is used for its own request only, even if a gateway between us and KMS mixes them up.
 
-tests/hosts/pairing_proxy.py stands between, and doubles, prefixes, delays, swaps, repeats and cuts
-replies: one by one through the library and a real MySQL server, then at random, under 16 threads.
-What has to hold: a fetch gives its own key's bytes or an error, what was acknowledged opens in KMS
-afterwards, what was not is not there, a re-wrap loses nothing, and a connection over which
-something odd came is not used again.  What KMS could open is asked of the emulator, by the data
-file, not of the product.  KAWS_SEED=n repeats a storm's faults, as far as threads allow it.
+tests/hosts/pairing_proxy.py doubles, prefixes, delays, swaps, repeats and cuts replies: one by one,
+through the library and a real MySQL server, then at random, with 16 threads.  These must be true: a
+fetch gives its own key's bytes or an error; KMS can decrypt each acknowledged key afterwards; a key
+that was not acknowledged is not there; a re-wrap loses nothing; and a connection over which
+something odd came is not used again.  The emulator says what KMS could decrypt, by the data file;
+the product is not asked.  KAWS_SEED=n repeats a storm's faults, as far as threads allow it.
 """
 
 import collections
@@ -35,7 +35,7 @@ SECONDS = {"library": 12, "mysql": 8}
 
 
 def read_keys(kms: Emulator, path) -> dict:
-    """What KMS makes of every key in a data file: its bytes, or None where it does not open."""
+    """What KMS decrypts every key in a data file to: its bytes, or None if that fails."""
     file, keys = read_data_file(path), {}
     for entry in file.entries:
         try:
@@ -115,7 +115,7 @@ MORE = (Row("double", "record", fresh=True), Row("double", "next", fresh=True),
 
 
 class World:
-    """An emulator behind the proxy, and a ring that is opened anew on the same keys."""
+    """An emulator behind the proxy, and a ring that is reopened on the same keys."""
 
     def __init__(self, folder, certs, program):
         self.kms, self.proxy = Emulator().start(), PairingProxy(None, certs.good)
@@ -196,7 +196,7 @@ def play(world: World, row: Row, op: Op) -> list:
 
 
 def test_the_replies_to_two_stores_change_places(world):
-    """Both are whole and new, and each is the other's: only opening the blobs shows that."""
+    """Both replies are whole and new, but swapped. Only decrypting the blobs shows that."""
     lib, keys = world.anew(), {name: new_key() for name in ("one", "two")}
     try:
         for _ in keys:
@@ -297,7 +297,7 @@ class SqlSeat:
                                  Row("double", "ms", 20), Row("double", "during"),
                                  Row("early 503", "segment"), Row("stale")], ids=str)
 def test_one_fault_in_mysql(server, row):
-    """It hits a fetch, a store, a re-wrap and the proof of each."""
+    """The fault hits a fetch, a store, a re-wrap, and their proofs."""
     stage, proxy = server
     keys = {f"key-{number}": new_key() for number in range(20)}
     with SqlSeat(stage) as seat:

@@ -1,4 +1,4 @@
-"""The recipes of keyring_aws.h's manual are right: each is cut out of it, compiled, and run."""
+"""The recipes of keyring_aws.h's manual work: each is cut out of it, compiled, and run."""
 
 import itertools
 import os
@@ -139,8 +139,8 @@ DEFINITE = ("the data file is damaged", "bad argument", "AWS KMS does not allow 
 
 
 @BOTH
-def test_envelope(tmp_path, kms, conf, run, kind):
-    """The file comes back; nothing else does: no bit may differ, nor its name, nor its length."""
+def test_an_encrypted_file_comes_back_and_nothing_else_does(tmp_path, kms, conf, run, kind):
+    """A file with a flipped bit, another name or another length is refused."""
     conf("keys.conf", "GenerateDataKey", "Decrypt")
     plain, sealed, back = (tmp_path / name for name in ("plain", "sealed", "back"))
     for size in (0, 1, 63, 64, 65, 100000):
@@ -192,7 +192,7 @@ def test_envelope_binds_what_is_in_front(tmp_path, kms, conf, run):
 
 
 def test_envelopes_of_one_text_have_nothing_in_common(tmp_path, conf, run):
-    """All nonces are zero: so no two files may have one data key."""
+    """All nonces are zero, so no two files may share a data key."""
     conf("keys.conf", "GenerateDataKey")
     (tmp_path / "plain").write_bytes(bytes(1000))
     ends = set()
@@ -252,7 +252,7 @@ def service(tmp_path, kms, conf, build):
 
 
 @pytest.mark.parametrize("kind", ["asan", "tsan"])
-def test_rotation(tmp_path, kms, conf, service, kind):
+def test_no_fetch_fails_during_a_rotation(tmp_path, kms, conf, service, kind):
     """No fetch fails while keys, KMS keys and credentials change, and while KMS has bad minutes."""
     it = service(kind)
     it.fetches_go_on()
@@ -306,7 +306,7 @@ VERDICTS = {"DONE": "OK", "LATER": "NETWORK THROTTLED SERVICE REPLY LOCKED RUNNI
 
 
 def test_rotation_has_a_verdict_on_each_status(service):
-    """What may pass is tried again, as kaws_check's contract has it, and nothing else is."""
+    """Only what may pass is tried again, as kaws_check's contract says."""
     header = (TOP / "keyring_aws.h").read_text()
     names = re.findall(r"^    X[(](\w+), +\"", header.partition("#define KAWS_STATUSES(X)")[2]
                        .partition("#define KAWS__STATUS_NAME")[0], re.M)
@@ -353,7 +353,7 @@ def test_client_that_only_seals(tmp_path, kms, conf, run, kind):
 
 
 def test_server_obeys_no_stranger(tmp_path, kms, conf, run):
-    """Bytes that name a KMS key of another account cost no request, whoever may use that key."""
+    """If the bytes name another account's KMS key, nothing is sent, even if we may use that key."""
     theirs = kms.add_key(REGION, OTHER_ACCOUNT)
     conf("client.conf", "Encrypt")
     conf("server.conf", "Decrypt")
@@ -377,7 +377,7 @@ def test_client_that_may_write_its_own_name_only(kms, conf, run):
 
 
 @BOTH
-def test_without_libcurl(tmp_path, kms, conf, run, build, kind):
+def test_the_recipe_without_libcurl_works(tmp_path, kms, conf, run, build, kind):
     conf("keys.conf", "GenerateDataKeyWithoutPlaintext", "Decrypt", "ReEncryptFrom", "ReEncryptTo")
     assert "curl" not in subprocess.run(["ldd", build("no_curl", kind)], capture_output=True,
                                         text=True, check=True).stdout
@@ -429,7 +429,7 @@ def test_without_libcurl_a_repeated_reply_is_refused(kms, conf, run):
 
 
 def test_the_client_of_the_test_verifies_certificates(tmp_path, kms, certs, conf, run):
-    """It has to keep the page's rules, or the tests above say nothing."""
+    """It must keep the manual's rules, or the tests above prove nothing."""
     conf("keys.conf", "GenerateDataKeyWithoutPlaintext", "Decrypt")
     kms.environment["RECIPE_CA"] = str(certs.unknown_ca.cert)
     assert run("clang", "no_curl", "check").startswith(b"AWS KMS could not be reached")
@@ -439,7 +439,7 @@ def test_the_client_of_the_test_verifies_certificates(tmp_path, kms, certs, conf
 
 
 @BOTH
-def test_without_threads(tmp_path, kms, conf, build, kind):
+def test_the_recipe_without_threads_works(tmp_path, kms, conf, build, kind):
     """The loop turns while a fetch waits for KMS, and what ends the loop ends the fetch."""
     conf("keys.conf", "GenerateDataKeyWithoutPlaintext", "Decrypt")
     program = build("loop", kind)

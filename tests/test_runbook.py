@@ -1,7 +1,7 @@
-"""The README's sections on an unreachable KMS, containers and replicas, item by item, for real.
+"""The README's sections on an unreachable KMS, containers and replicas are true, item by item.
 
-What is bold in an item names a situation, which a test here brings about. What the README quotes
-after it, up to *Later:* or *Then*, is held against what the server said.
+The bold text of an item names a situation, and a test here brings it about.  The test compares what
+the README quotes after that, up to *Later:* or *Then*, with what the server said.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def without_kms(stage: Stage, *options: str) -> str:
 
 @contextlib.contextmanager
 def away(stage: Stage):
-    """KMS cannot be reached meanwhile."""
+    """Within it, KMS cannot be reached."""
     stage.kms.stop()
     yield
     stage.kms.start()
@@ -114,7 +114,7 @@ def count(stage: Stage) -> int:
 
 
 def test_a_crash_and_no_kms(stage):
-    """With KMS back nothing is lost; by InnoDB's own advice, 28 rows of 29."""
+    """Once KMS is back, nothing is lost. With InnoDB's own advice, 28 rows of 29 are lost."""
     options = (*FORCED, NO_SCHEMA, "--innodb-doublewrite=ON",
                "--loose-innodb-idle-flush-pct=0",       # on a slow machine these save rows
                "--innodb-adaptive-flushing=OFF", "--innodb-max-dirty-pages-pct-lwm=0")
@@ -210,7 +210,7 @@ def closed(stage: Stage) -> set[str]:
 
 
 def ask_for_tables(stage: Stage) -> None:
-    """All but two are asked for, and what that is answered with."""
+    """Asks for all tables but two, and checks what the server answers."""
     fresh = "SET information_schema_stats_expiry = 0"
     stage.sql("SHOW TABLE STATUS IN d LIKE 'shown'", init_command=fresh)
     stage.sql("SELECT table_rows FROM information_schema.tables WHERE table_name = 'looked_up'",
@@ -281,7 +281,7 @@ UNDO_001 = "ALTER UNDO TABLESPACE innodb_undo_001 "
 
 
 def truncate_undo(stage: Stage) -> None:
-    """Has the first undo tablespace made anew."""
+    """Makes InnoDB truncate the first undo tablespace."""
     stage.sql(UNDO_001 + "SET INACTIVE")
     wait_for(lambda: stage.sql("SELECT 1 FROM information_schema.innodb_tablespaces WHERE name ="
                                " 'innodb_undo_001' AND state = 'empty'"), 30)
@@ -365,7 +365,7 @@ def open_file(pid: int, name: str) -> bytes:
 
 
 def test_an_older_copy_put_there_while_the_server_runs(stage):
-    """The running server has what a restart would lose; the README names both ways to save it."""
+    """A restart would lose keys of the running server; the README names both ways to save them."""
     stage.start(*FORCED, NO_SCHEMA)
     for query in ("CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
         stage.sql(query)
@@ -392,7 +392,7 @@ def test_an_older_copy_put_there_while_the_server_runs(stage):
 # ---- an UNINSTALL that was killed ----------------------------------------------------------------
 
 def test_an_uninstall_that_was_killed(stage):
-    """It leaves its row, which the README's Limits say how to get rid of; or it times out."""
+    """It leaves its row, as does a timeout; the README's Limits say how to remove that."""
     limits = " ".join(section("Limits").split())
     cure, = re.findall(r"Run `(DELETE FROM mysql[.]plugin [^`]+)`, and then `INSTALL", limits)
     stage.start(*FORCED, NO_SCHEMA)
@@ -424,7 +424,7 @@ def test_an_uninstall_that_was_killed(stage):
 
 @contextlib.contextmanager
 def mounted(source: Path, target: Path, *options: str):
-    """A mount as a container's engine makes it; where we may not, the test is left out."""
+    """A mount as a container's engine makes it. If we may not mount, the test is skipped."""
     done = subprocess.run(["mount", "--bind", source, target], check=False, capture_output=True)
     if done.returncode:
         pytest.skip("this machine lets us mount nothing")
@@ -484,7 +484,7 @@ def test_how_a_container_loads_the_plugin(stage):
     assert tried(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'") == ""     # it only added keys
     assert "another process has added to the data file" in log_since(stage)
 
-    check("write its lines under `[mysqld]`", "")
+    check("write the plugin's lines under `[mysqld]`", "")
     check("write `early-plugin-load` once", "")
     both = f"{EARLY};mysql_no_login.so".removeprefix("--")
     for group, lines, seen in (("mysqld", EARLY[2:], True), ("client", EARLY[2:], False),
@@ -600,7 +600,7 @@ def test_what_stops_a_replica(pair):
 
 
 def test_a_replica_does_not_rotate_again(pair):
-    """Not even where it repeats the statement."""
+    """Not even if it repeats the statement."""
     source, copy = pair
     connect(*pair, "--binlog-format=STATEMENT")
     for stage in pair:
@@ -622,7 +622,7 @@ def state(stage: Stage, member: Stage) -> list[tuple]:
 
 
 def test_what_ends_a_membership(pair):
-    """Of Group Replication."""
+    """A member of a replication group that cannot reach KMS leaves the group."""
     seeds = [network(0)[0] for _ in pair]
     for number, (stage, seed) in enumerate(zip(pair, seeds), 1):
         group = {"group_name": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "start_on_boot": "OFF",

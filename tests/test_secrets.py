@@ -1,6 +1,6 @@
-"""Nothing leaked: memory, logs, files.
+"""No secret is left in memory, logs or files.
 
-The memory of a driver, which uses the real libcurl over TLS, is searched after each operation.
+A driver uses the real libcurl over TLS; its memory is searched after each operation.
 """
 
 import base64
@@ -62,7 +62,7 @@ class Searched(Driver):
         return found
 
     def nothing_is_found(self) -> None:
-        """But for the secret access key and the page key, each in its one place, which is in no
+        """Except the secret access key and the page key, each in its one place, which is in no
         core dump."""
         page_key = self.page_key()
         if page_key:
@@ -121,7 +121,7 @@ def searched(request, driver_program, emulator, settings, certs):
 
 
 def test_the_search_finds_what_the_driver_has_said(searched):
-    """With results, the driver does leave them in its memory."""
+    """A command that returns its results does leave them in the driver's memory."""
     for part in (lambda key: key, lambda key: base64.b64encode(key)[16:32],
                  lambda key: key.hex().encode()[16:32], lambda key: key[16:],
                  lambda key: base64.b64encode(b"x" + key)[18:34]):
@@ -176,7 +176,7 @@ def test_sign(searched):
 
 
 def test_generate(searched, driver):
-    """Made by KMS, it never comes here; the test knows it from another process."""
+    """KMS makes the key, and it never comes here. Another process tells the test what it is."""
     searched.do("generate", "a", None, "AES", 32)
     searched.look_for("key", driver(read_only=1).fetch("a"))
     searched.nothing_is_found()
@@ -238,7 +238,7 @@ FETCH_FAULTS = [("cut", {"where": "body"}), ("reset", {"where": "body"}),
 
 @pytest.mark.parametrize("what, options", FETCH_FAULTS, ids=str)
 def test_fetch_fails(searched, emulator, what, options):
-    """The reply holds the key, or part of it, and is of no use."""
+    """The reply holds the key, or a part of it, but is refused."""
     key = os.urandom(100)
     searched.look_for("key", key)
     searched.store("a", key)
@@ -360,7 +360,7 @@ def pieces(secret: str, size: int = 12) -> list:
 @pytest.mark.parametrize("what", ["body", "token", "part", "signature", "authorization",
                                   "plaintext"])
 def test_kms_repeats_secrets(emulator, with_token, driver, what):
-    """Neither errors, nor log lines, nor figures hold a piece of one."""
+    """No error, log line or figure holds a piece of a secret."""
     lib = driver(max_attempts=1)
     lib.ok("store", "there", None, "SECRET", b"correct horse battery staple")
     key = lib.fetch("there")

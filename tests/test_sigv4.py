@@ -1,9 +1,9 @@
 """kaws_sign against botocore's signers: random requests, compared step by step, byte by byte; with
 headers and presigned, to S3 and to other services.
 
-Each request follows from its seed, which a failure prints; KAWS_SEED=n asks for other requests,
-KAWS_LONG=1 for 20 times as many.  What botocore would change or leave out (see DIFFERENCES) is not
-in random requests, or the comparison would prove nothing.
+Each request follows from its seed, which a failure prints.  KAWS_SEED=n makes other requests,
+KAWS_LONG=1 makes 20 times as many.  Random requests have nothing that botocore would change or
+leave out (see DIFFERENCES), because then the comparison would prove nothing.
 """
 
 import dataclasses
@@ -282,7 +282,7 @@ def test_short_paths_and_queries(oracle: Oracle) -> None:
 
 
 def test_random_requests_vary() -> None:
-    """The families have in them what they are for."""
+    """Each family of requests has the cases that it is for."""
     made = [everything(random.Random(f"{SEED} {number}")) for number in range(500)]
     lines = [[name.lower() for name, _ in request.headers] for request in made]
     for share in (sum(request.token is not None for request in made),
@@ -337,5 +337,5 @@ def test_differences(oracle: Oracle, request_: Request, has: str, differs: bool)
 
 
 def test_emulator_shares_the_judge() -> None:
-    """What the emulator judges signatures by is the signer that is compared with here."""
+    """The emulator judges signatures by the same signer that this file compares with."""
     assert issubclass(kms_emulator.Judge, SigV4Auth)

@@ -1,7 +1,8 @@
-"""The README's section on sizing: how often InnoDB and the binary log make the plugin ask KMS.
+"""The README's section on sizing is true: how often InnoDB and the binary log make the plugin ask
+KMS.
 
-Each row of its table of requests is done on a real server, with 1 and with 20 encrypted tables,
-and what KMS has counted must be what the row says.
+Each row of its table of requests is tried on a real server, with 1 and with 20 encrypted tables.
+KMS must count as many requests as the row says.
 """
 
 import collections
@@ -73,7 +74,7 @@ ROTATE = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
 
 @pytest.mark.parametrize("logs", [False, True], ids=["tables", "tables-and-logs"])
 @pytest.mark.parametrize("tables", [1, 20])
-def test_requests(stage, tables, logs):
+def test_each_row_of_requests_is_true(stage, tables, logs):
     options = (*QUIET, *(LOGS if logs else ()))
     count = Counted(stage, int(logs))
     count.numbers = {"N": tables, "W": min(tables, WRITTEN)}
@@ -108,7 +109,7 @@ def test_requests(stage, tables, logs):
 
 def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
     (told,) = re.findall(r"Of the (\d+) more at a start, (\d+) are for the binary logs, (\d+) for"
-                         r" redo and undo logs, and with these (\d+) are a trial",
+                         r" redo and undo logs, and (\d+) are a trial",
                          " ".join(SIZING.split()))
     names = [(each["body"]["EncryptionContext"].get("key_id") or "the plugin's own").split("Key")[0]
              for each in stage.kms.log()["requests"]]
@@ -119,7 +120,7 @@ def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
     assert list(map(int, told)) == [sum(seen), *seen] and not asked
 
 
-def test_requests_for_logs(stage):
+def test_each_row_of_requests_for_logs_is_true(stage):
     """What is encrypted from now on, and the binary logs; a partition is a table, too."""
     stage.start(NO_SCHEMA, "--log-bin=bin", "--server-id=1")
     count = Counted(stage, 1)

@@ -1,7 +1,7 @@
-"""The tools that judge: each works, and notices what it is for.
+"""The tools that judge the product work, and notice what they are for.
 
-clang's static analyzer and cppcheck have nothing to say of the library and the plugin: that they
-would is tried first, each on a fault of the kind it looks for.  Then run.py, coverage.py, bench.py.
+clang's static analyzer and cppcheck find nothing in the library and the plugin.  First each of them
+must find a fault of the kind that it looks for.  Then come run.py, coverage.py and bench.py.
 """
 
 import collections
@@ -135,7 +135,7 @@ def half(title: str) -> str:
 
 @pytest.mark.parametrize("title, options", [("make bench", []), ("make bench-long", ["--long"])])
 def test_bench_works(tmp_path, monkeypatch, capsys, title, options):
-    """Every part but those in a server; the quota is so small that it throttles."""
+    """Every part works but those in a server. The quota is so small that it throttles."""
     before = RESULTS, (TOP / "README.md").read_text()
     monkeypatch.setattr(harness, "OUT", tmp_path)
     monkeypatch.setattr(harness, "DATA", tmp_path / "data")
@@ -258,7 +258,7 @@ def test_bench_has_rows_for_a_cache_once_the_plugin_has_one(monkeypatch, knows):
 
 
 def test_the_part_of_a_quota_that_is_used():
-    """Neither the burst of the first second counts, nor the end, when few are at work."""
+    """The burst of the first second does not count, nor does the end, when few threads work."""
     steady = [(second, 500 + 500 * second) for second in range(20)]
     assert in_process.used(steady, 10000) == pytest.approx(1)
     burst = [(0, 0), (0.5, 500), *((second, 500 + 400 * second) for second in range(1, 20))]

@@ -1,6 +1,6 @@
-"""Whom a ring trusts, when others write its conf file or its data file; and what nobody can prove.
+"""Whom a ring trusts if others write its conf file or its data file; and what it cannot notice.
 
-The library behind tests/hosts/driver.c, the KMS emulator over TLS, and a second account in it.
+The tests use the library by tests/hosts/driver.c, and the KMS emulator over TLS, with two accounts.
 """
 
 import hashlib
@@ -115,7 +115,7 @@ def test_moving_to_another_account(driver, emulator, conf, theirs):
 
 @pytest.mark.parametrize("named", ["arn", "alias_arn"])
 def test_a_kms_key_of_another_account(driver, emulator, theirs, named):
-    """It lets our credentials in, and the settings name it by its ARN, or by that of its alias."""
+    """It allows our credentials, and the settings name it by its ARN, or by its alias's ARN."""
     emulator.set_key(theirs.arn, shared_with=(ACCOUNT,))
     for life in range(2):
         lib = driver(kms_key_id=getattr(theirs, named))
@@ -129,7 +129,7 @@ def test_a_kms_key_of_another_account(driver, emulator, theirs, named):
 
 
 def test_new_credentials_of_the_same_account(driver, emulator, conf, settings):
-    """While the ring is open, and when it is opened: nobody has to be told."""
+    """They work while the ring is open, and when it is opened, without a change of settings."""
     lib = driver(kms_key_id=ALIAS)
     lib.ok("generate", "a", None, "AES", 32)
     assert len(lib.said(f"is trusted from here on, {ACCOUNT} ", 2)) == 1
@@ -169,7 +169,7 @@ def test_a_fetch_is_one_request(driver, emulator, conf, kms_key, accounts):
 
 
 def test_a_fetch_after_the_alias_moved(driver, emulator):
-    """The first one asks whose the alias is; KMS is not asked again."""
+    """The first fetch asks whose the alias is. KMS is not asked that again."""
     lib = driver(kms_key_id=ALIAS)
     lib.ok("generate", "a", None, "AES", 32)
     key, other = lib.fetch("a"), emulator.add_key("us-east-1", ACCOUNT, alias=ALIAS)

@@ -1,5 +1,5 @@
-"""MYSQLD names the server to test with: which are taken, what is expected of each, and that one
-sentence says why another is not."""
+"""MYSQLD names the server to test: which servers are accepted, what is expected of each, and one
+sentence that says why any other is refused."""
 
 import argparse
 import os
@@ -69,7 +69,7 @@ def test_what_is_no_server_is_refused_by_one_sentence(tmp_path, monkeypatch, say
 
 
 def test_a_path_is_taken_as_it_is_meant(tmp_path, monkeypatch):
-    """Relative, by a link, by the PATH; and what is not there, no program or half installed."""
+    """It may be relative, a link, or found by the PATH. A missing or half server is refused."""
     program = fake(tmp_path / "a b", next(iter(SAY)))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "link").symlink_to(program)
@@ -98,7 +98,7 @@ def test_a_path_is_taken_as_it_is_meant(tmp_path, monkeypatch):
 
 
 def test_a_script_may_run_a_server_elsewhere(tmp_path, monkeypatch):
-    """It is asked where that one lies."""
+    """The script is asked where its server is installed."""
     real = fake(tmp_path / "real", "basedir    " + str(tmp_path / "real"))
     script = tmp_path / "scripts" / "run-it"
     script.parent.mkdir()
@@ -112,7 +112,7 @@ def test_a_script_may_run_a_server_elsewhere(tmp_path, monkeypatch):
 @pytest.mark.skipif(bool(os.environ.get("MYSQLD")), reason="it is about the tree's server")
 @pytest.mark.parametrize("way, why", [("exec", ""), ("", "let the script end with `exec`")])
 def test_a_script_has_to_become_its_server(tmp_path, monkeypatch, way, why):
-    """Else kill -9, and the search of its memory, would hit the script."""
+    """Otherwise kill -9, and the search of its memory, would hit the script."""
     usr = tree(["mysql"]) / "usr"
     loader = next(usr.glob("lib/*-linux-gnu*/ld*.so.[0-9]"))
     for name in ("lib", "share"):

@@ -3,10 +3,11 @@
 tests/fault/wipes.c runs whole operations with a copy of the header that records each wipe, and
 searches the frame of each function that ends.  tests/fault/wipes.txt says what must be wiped: a
 row has a function, what it wipes, and how many bytes in all; the lines below the row have the
-operations and how often.  More is allowed, less is not, and nothing that the file does not have.
+operations and how often each wipes it.  A function may wipe more, but not less, and nothing that
+the file does not name.
 
-    test_wipes.py --write       writes the file anew; look through what changed
-    test_wipes.py --remove      removes each wipe of the header in turn; says what notices
+    test_wipes.py --write       writes the file again; read what changed
+    test_wipes.py --remove      removes each wipe of the header in turn; says what notices it
 """
 
 import collections
@@ -126,7 +127,7 @@ def test_less_is_not_allowed_and_more_is():
 
 
 def test_without_any_wipe_all_kinds_of_secrets_are_left():
-    """The frames are searched, whatever the list says."""
+    """The search of the frames finds them, whatever the list says."""
     with emulate() as emulator:
         said = "\n".join(without(emulator, *range(CALLS)))
     for secret in ("a key", "the secret access key", "the session token",
@@ -135,7 +136,7 @@ def test_without_any_wipe_all_kinds_of_secrets_are_left():
 
 
 def pytest_generate_tests(metafunc):
-    """Each wipe is removed once; in the short run, a few of them are."""
+    """Removes each wipe once; the short run removes a few of them."""
     from conftest import LONG
     if "number" in metafunc.fixturenames:
         metafunc.parametrize("number", range(0, CALLS, 1 if LONG else 8))

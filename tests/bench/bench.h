@@ -1,8 +1,8 @@
-/* bench.h - a keyring out of a tin: what micro.c and count.c share
+/* bench.h - makes keyrings without a KMS: what micro.c and count.c share
  *
- * Includes the library's implementation. Keyrings of any size are made by the
- * library's own store room, without a KMS: their blobs are as long as KMS's
- * and mean nothing, which canned_kms.c does not mind.
+ * Includes the library's implementation. The library's own room store writes
+ * keyrings of any size. Their blobs are as long as KMS's, but meaningless;
+ * canned_kms.c does not look at them.
  */
 
 #if !defined(BENCH_H)

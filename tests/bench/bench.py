@@ -1,13 +1,13 @@
 #!/usr/bin/python3
-"""`make bench`: what keyring_aws costs, beside the limit and the peers, in one list.
+"""`make bench`: what keyring_aws costs, next to the limit and to other programs, in one list.
 
     bench.py [--quick] [--long] [WORD ...]
 
-runs all parts, or those whose names contain a word; --long runs those of `make bench-long`, which
-take minutes, instead; --quick only tries whether they work.  Run it on a machine that is nearly
-idle.  The list goes to build/bench/table.md.  If all parts ran in full, it takes the place of the
-one before in tests/bench/results.md, the README's lines of it are renewed, and the chart is
-tests/bench/commit.svg.
+runs all parts, or those whose names contain a word.  --long runs the parts of `make bench-long`
+instead, which take minutes.  --quick only tries whether the parts work.  Run it on a machine that
+is nearly idle.  The list goes to build/bench/table.md.  If all parts ran in full, the list also
+replaces the one in tests/bench/results.md, the README's lines of it are renewed, and the chart
+goes to tests/bench/commit.svg.
 """
 
 import argparse

@@ -1,15 +1,18 @@
-/* canned_kms.c - a KMS that answers from a tin, for the benchmarks
+/* canned_kms.c - a KMS with canned answers, for the benchmarks
  *
  *     canned_kms LATENCY_MS...
  *
  * listens on a port of 127.0.0.1 for each latency, prints the ports on one
- * line, and ends with its standard input. It speaks HTTP/1.1 with keep-alive
- * for the KMS of fakes.h, which seals and verifies nothing here, and answers so
- * many milliseconds after the request was there. GET /stats answers how many
- * connections a port has accepted, how many requests it has had, and how many
- * of these its quota has let through; GET /latency/5 changes its latency, and
- * GET /quota/500 gives it a token bucket: so many requests a second, and as
- * many at once after a quiet second. The others get KMS's ThrottlingException.
+ * line, and ends at the end of its standard input. It speaks HTTP/1.1 with
+ * keep-alive for the KMS of fakes.h, which seals and verifies nothing here. It
+ * answers so many milliseconds after a request was there.
+ *
+ *     GET /stats        how many connections the port has accepted, how many
+ *                       requests it has had, and how many its quota let through
+ *     GET /latency/5    sets the port's latency
+ *     GET /quota/500    gives the port a token bucket: so many requests a
+ *                       second, and as many at once after a quiet second; other
+ *                       requests get KMS's ThrottlingException
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

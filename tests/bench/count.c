@@ -1,10 +1,10 @@
-/* count.c - instructions, for tests/test_instructions.py
+/* count.c - work whose instructions tests/test_instructions.py counts
  *
  *     valgrind --tool=callgrind --collect-atstart=no count DIR
  *
  * runs each piece of work a few times and has callgrind dump its costs under
- * the name of the work. Nothing in it depends on the time or on chance, so that
- * the same program always takes the same instructions.
+ * the name of the work. Nothing in it depends on the time or on chance, so the
+ * same program always takes the same number of instructions.
  */
 
 #include "bench.h"

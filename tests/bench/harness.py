@@ -1,7 +1,7 @@
 """What the parts of the bench share: rows, rounds, programs, and figures in words.
 
-A part is a function that measures something and answers with rows.  What is compared takes turns,
-round by round, and a figure is the median of its rounds, so that ratios hold on a machine that is
+A part is a function that measures something and returns rows.  Things that are compared take turns,
+round by round, and a figure is the median of its rounds.  So ratios hold even on a machine that is
 never quite idle.
 """
 

@@ -1,4 +1,4 @@
-"""What a MySQL server with the plugin does, beside one with MySQL's component_keyring_file."""
+"""Measures a MySQL server with the plugin, and one with MySQL's component_keyring_file."""
 
 import contextlib
 import json

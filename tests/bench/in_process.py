@@ -1,4 +1,4 @@
-"""What one process does, measured by micro.c beside the limit and the peers; a row a figure."""
+"""Measures one process by micro.c, next to the limit and to other programs; a row a figure."""
 
 import os
 import re

@@ -1,10 +1,10 @@
-/* micro.c - what is measured inside one process
+/* micro.c - measures inside one process
  *
  *     micro WHAT [ARGUMENT...]
  *
  * prints lines "name value", one for each round; bench.py takes their medians.
- * Whatever is compared takes turns in the same process, round by round, so that
- * a busy machine disturbs both sides alike.
+ * Things that are compared take turns in the same process, round by round, so a
+ * busy machine disturbs both sides alike.
  */
 
 #include "bench.h"

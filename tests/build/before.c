@@ -1,12 +1,11 @@
-/* before.c - story.c as a program of before: it was written against 18b00ff,
- * and knows nothing that came later. It names no members where it fills
- * structs.
+/* before.c - story.c as an old program: it was written against 18b00ff, and
+ * knows nothing that came later. It fills structs without naming members.
  *
  *     before DATA_FILE CONF_FILE
  *
- * Its KMS seals nothing: a blob is the key itself, so that it takes no more
- * than finding a member of a JSON body and sending it back under another name.
- * It prints "ok", or the line that was not as expected.
+ * Its KMS seals nothing. A blob is the key itself, so this KMS only finds a
+ * member of a JSON body and returns it under another name. The program prints
+ * "ok", or the line that was not as expected.
  */
 
 #include <stdio.h>

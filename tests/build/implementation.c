@@ -1,4 +1,4 @@
-/* implementation.c - the one C file of a program that has the implementation */
+/* implementation.c - the one C file of its program with the implementation */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "keyring_aws.h"

@@ -1,7 +1,7 @@
-/* poison.h - included ahead of a source file, it bans functions from it
+/* poison.h - bans functions from the source file that is compiled after it
  *
- * A poisoned name is an error in a system header too, so all that the product
- * includes is included here first.
+ * A poisoned name is an error in a system header, too. So this file first
+ * includes all that the product includes.
  */
 
 #define _GNU_SOURCE

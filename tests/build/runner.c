@@ -1,5 +1,6 @@
-/* runner.c - all that our tests ask of cmocka, in tests that should pass, fail
- * and be skipped: run with cmocka, and with what stands in for it */
+/* runner.c - all that our tests use of cmocka, in tests that should pass, fail
+ * and be skipped. It is run with cmocka and with its stand-in, to compare the
+ * two. */
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,6 +1,7 @@
-/* twice.c - a second copy of the library, private too, for the program one.c
+/* twice.c - a second private copy of the library, for the program one.c
  *
- * story.c is in one.c, and calls that copy; this one is called before main.
+ * story.c is in one.c, and calls the copy there. The copy here is called before
+ * main.
  */
 
 #define KEYRING_AWS_STATIC

@@ -1,20 +1,21 @@
 /* disk.h - a disk that fails, forgets and stops as a test says
  *
  * Include it first, before keyring_aws.h. The product calls libc for its files
- * (open, pwrite, fdatasync, rename ...) and has no hook for them, nor should it
- * have one for tests. So this file includes every system header that the
- * product includes, which makes those in the product do nothing, and then
- * defines macros of the libc functions' names: the product, compiled into the
- * test, calls the disk. No linker is asked, so it works with any.
+ * (open, pwrite, fdatasync, rename ...). It has no hook for these calls, and
+ * should not have one for tests alone. So this file includes every system
+ * header that the product includes; the product's own includes then do nothing.
+ * After that it defines macros with the names of the libc functions. So the
+ * product, which is compiled into the test, calls this disk. That works with
+ * any linker.
  *
  * Files outside /disk are the system's. Their calls fail by rules:
  *
  *     disk_fail("fdatasync", 1, EIO, 1);   the 2nd from now on fails, once
  *     disk_heal();                         no rule holds any more
  *
- * A pwrite that fails with ENOSPC writes half of its bytes first; a pwrite or
- * pread that "fails" with EAGAIN does not, but does half; one that "fails" with
- * 0 does nothing, and says so. disk_trace has the calls, a letter each.
+ * A pwrite that fails with ENOSPC writes half of its bytes first. A pwrite or
+ * pread whose rule says EAGAIN does not fail, but does half; one whose rule
+ * says 0 does nothing, and returns 0. disk_trace has the calls, a letter each.
  *
  * Files in /disk are in memory. A call fails by its number:
  *
@@ -28,16 +29,16 @@
  *         kaws_open(&ring, ...);
  *     }
  *
- * What is modelled: of a file, each sector of 512 bytes and the size become
- * durable one by one, in any order, when and if they like; by fdatasync they
- * must. Of a folder, the changes of names become durable in their order, whole
- * (two names that change places do so in one step), and by fsync of the folder
- * they must: a file's fdatasync does nothing for its name. A sector that was
- * never written reads as zeros; none is written by half, and no process is
- * killed in the middle of one that is there. A failed sync may also forget that
- * it has to write (DISK_FORGET): the next one then succeeds without having
- * written, as on Linux. After a stop every call fails and does nothing; that is
- * as good as dead, and leaks nothing. The disk is for one thread.
+ * The disk models this. In a file, each sector of 512 bytes and the size may
+ * become durable at any time, one by one and in any order; fdatasync makes all
+ * of them durable. In a folder, the changes of names become durable in their
+ * order, each as a whole (an exchange of two names is one change); only an
+ * fsync of the folder makes them durable, not a file's fdatasync. A sector that
+ * was never written reads as zeros. No sector is written by half, and no
+ * process is killed in the middle of a sector. A failed sync may also forget
+ * what it has to write (DISK_FORGET): the next sync then succeeds without
+ * writing, as on Linux. After a stop every call fails and does nothing. That is
+ * as good as a dead process, and leaks nothing. The disk is for one thread.
  */
 
 #if !defined(KAWS_DISK_H)
@@ -635,7 +636,7 @@ disk_apply(disk_node *n, const disk_version *v)
 
 
 /* What was not forgotten is durable now. A forgotten version lives on as a
- * possibility, until its sector is written anew. */
+ * possibility, until its sector is written again. */
 DISK void
 disk_flush(disk_node *n)
 {

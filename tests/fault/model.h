@@ -1,8 +1,8 @@
 /* model.h - a keyring as it should be, for the tests of files
  *
- * Brings the disk (disk.h), the product, the fakes and cmocka, in the one order
- * that works. A model is a keyring's content: the names in their order and,
- * of each key, what KMS opens its blob to.
+ * Includes the disk (disk.h), the product, the fakes and cmocka, in the one
+ * order that works. A model is a keyring's content: the names in their order
+ * and, for each name, the key that KMS decrypts its blob to.
  */
 
 #if !defined(KAWS_MODEL_H)
@@ -143,7 +143,7 @@ model_fail(const char *what, const kaws_error *err)
 }
 
 
-/* Opens a file; the log begins anew. */
+/* Opens a file, with an empty log. */
 MODEL kaws_status
 model_open_at(const char *path, int read_only, kaws **ring, kaws_error *err)
 {

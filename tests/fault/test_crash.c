@@ -1,23 +1,24 @@
-/* test_crash.c - nothing acknowledged is lost, whenever the world ends
+/* test_crash.c - no acknowledged change is lost, whenever the process or the
+ * power ends
  *
- * Each changing operation (the scenarios below) is run on the disk of disk.h
- * with each of its file calls, in turn, failing, done by half, or being the
- * last before a stop. What follows a stop is a power cut, with everything that
- * was not synced kept, lost, or kept in part (each sector, size and name for
- * itself), or merely the end of the process. Then the keyring is reopened:
+ * Each operation that changes the file (the scenarios below) is run on the disk
+ * of disk.h. In turn, each of its file calls fails, does half, or is the last
+ * one before a stop. A stop is the end of the process, or a power cut: then
+ * each sector, size and name that was not synced is kept or lost, each by
+ * itself. Then the keyring is reopened, and all of this must be true:
  *
- *     it opens, and is the old or the new one, whole; the new one for sure if
- *     the change was acknowledged, the old one for sure if it was refused;
+ *     it opens, and is the old keyring or the new one, as a whole: the new one
+ *     if the change was acknowledged, the old one if it was refused;
  *     what it shows survives a power cut right then;
  *     a torn end is in a file of its own, byte for byte, and stays there;
- *     it takes a new key and gives one up, durably;
- *     and all that holds again when it is reopened after another stop, at any
- *     of the calls of the first reopening.
+ *     a key can be added and one removed, durably;
+ *     and all this is true again if there is another stop, at any of the calls
+ *     of the first reopening, and the keyring is reopened after that.
  *
- * A disk that was seen before, with the same to expect of it, is not looked at
- * again: the figures say how many cases there were and how many were different.
- * KAWS_LONG=1 tries every place of an entry among the sectors, and more ways to
- * survive.
+ * A disk that was seen before, with the same expectations, is not checked
+ * again. The figures say how many cases there were, and how many of them
+ * differed. KAWS_LONG=1 tries every place of an entry among the sectors, and
+ * more ways in which the disk survives.
  */
 
 #include "model.h"
@@ -709,10 +710,10 @@ test_scenario(void **state)
 }
 
 
-/* The same append, wherever among the sectors it begins: only stops, from the
- * writing of the cell on. */
+/* The same append, beginning at every place in a sector: only stops, from the
+ * writing of the committed length on. */
 static void
-test_every_place(void **state)
+test_every_place_of_an_append(void **state)
 {
     static const size_t few[] = { 0, 7, 217, 508, 511 };
     scenario s = { "generate, begun anywhere", KEYS, GENERATE, 0, 0 };
@@ -739,7 +740,9 @@ int
 main(void)
 {
     enum { N = sizeof scenarios / sizeof scenarios[0] };
-    struct CMUnitTest tests[N + 1] = { cmocka_unit_test(test_every_place) };
+    struct CMUnitTest tests[N + 1] = {
+        cmocka_unit_test(test_every_place_of_an_append)
+    };
     int i, failed;
 
     ways = model_long() ? 1024 : 12;

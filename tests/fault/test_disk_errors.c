@@ -1,12 +1,14 @@
-/* test_disk_errors.c - a disk that refuses: clear words, and nothing changed
+/* test_disk_errors.c - if the disk fails, the error is clear, and nothing has
+ * changed
  *
- * Each operation, with each of its file calls failing in turn, for each reason:
- * the answer and its words, the file and the memory as they were, and the same
- * operation done once the reason is gone, with the ring that is there. Then
- * reasons that last: a full disk, a quota, no inodes, a read-only disk, a
- * folder that may not be changed, no more descriptors, a disk that syncs no
- * more. And KAWS_UNCERTAIN: in the few places that have no other, and what a
- * ring in that state still does.
+ * Each operation is run with each of its file calls failing in turn, for each
+ * reason. The tests check the status and the text, that the file and the memory
+ * are as before, and that the same operation succeeds with the same ring once
+ * the reason is gone. Then come reasons that last: a full disk, a quota, no
+ * inodes, a read-only disk, a folder that may not be changed, no more
+ * descriptors, a disk that syncs no more. The last tests are about
+ * KAWS_UNCERTAIN: it is returned only where no other status is true, and a ring
+ * in that state still does what it can.
  */
 
 #include "model.h"
@@ -393,7 +395,7 @@ test_each_call(void **state)
 /* A file that is written in a minute is read as well: a close that cannot write
  * the cell says so, and harms nobody. */
 static void
-test_close(void **state)
+test_a_close_that_cannot_write_harms_nobody(void **state)
 {
     unsigned at;
     kaws *ring;
@@ -415,10 +417,10 @@ test_close(void **state)
 }
 
 
-/* The conf file is read in the same way, if a ring may not open without; and
- * else the first request says what was wrong with it. */
+/* The conf file is read at the opening if a ring must have credentials.
+ * Otherwise the first request says what was wrong with it. */
 static void
-test_conf_file(void **state)
+test_a_conf_file_that_cannot_be_read(void **state)
 {
     static const char conf[] = FAKE_ID "\n" FAKE_SECRET "\n";
     kaws_config cfg = model_config();
@@ -492,7 +494,7 @@ under(const operation *o, unsigned denied, int os, kaws_status wanted)
 
 /* What each operation answers as long as the cause lasts: F KAWS_FILE, . OK. */
 static void
-test_causes(void **state)
+test_what_each_operation_answers_to_a_cause(void **state)
 {
     static const struct { unsigned denied; int os; const char *answers; }
     rows[] = {
@@ -515,10 +517,10 @@ test_causes(void **state)
 }
 
 
-/* On a read-only disk a keyring can still be read, if it is said so; even one
- * whose end is torn. */
+/* On a read-only disk a keyring can be read if read_only is set, even one with
+ * a torn end. */
 static void
-test_read_only_ring(void **state)
+test_a_read_only_disk_can_be_read(void **state)
 {
     kaws *ring;
     int torn;
@@ -536,10 +538,10 @@ test_read_only_ring(void **state)
 }
 
 
-/* A mount point, as docker -v FILE:FILE makes one, cannot be replaced: that is
- * said at once. */
+/* A mount point, as docker -v FILE:FILE makes one, cannot be replaced. The
+ * opening says so. */
 static void
-test_mounted(void **state)
+test_a_mount_point_cannot_be_replaced(void **state)
 {
     int mounted;
 
@@ -556,9 +558,9 @@ test_mounted(void **state)
 }
 
 
-/* With so few descriptors left an operation is done or not, but never half. */
+/* With few descriptors left, an operation is done as a whole or not at all. */
 static void
-test_no_descriptors(void **state)
+test_without_descriptors_nothing_is_half_done(void **state)
 {
     const operation *o;
     kaws_status status = KAWS_FILE;
@@ -593,10 +595,10 @@ test_no_descriptors(void **state)
 
 /* ---- uncertain ---------------------------------------------------------- */
 
-/* An append that can neither be made nor taken back for sure; a replacement is
- * given up in time. */
+/* An append is uncertain if it can neither be made nor undone for sure. A
+ * replacement is given up in time. */
 static void
-test_uncertain(void **state)
+test_when_a_change_is_uncertain(void **state)
 {
     static const struct {
         verb        verb;
@@ -647,13 +649,13 @@ int
 main(void)
 {
     struct CMUnitTest tests[OPERATIONS + 7] = {
-        cmocka_unit_test(test_close),
-        cmocka_unit_test(test_conf_file),
-        cmocka_unit_test(test_causes),
-        cmocka_unit_test(test_read_only_ring),
-        cmocka_unit_test(test_mounted),
-        cmocka_unit_test(test_no_descriptors),
-        cmocka_unit_test(test_uncertain)
+        cmocka_unit_test(test_a_close_that_cannot_write_harms_nobody),
+        cmocka_unit_test(test_a_conf_file_that_cannot_be_read),
+        cmocka_unit_test(test_what_each_operation_answers_to_a_cause),
+        cmocka_unit_test(test_a_read_only_disk_can_be_read),
+        cmocka_unit_test(test_a_mount_point_cannot_be_replaced),
+        cmocka_unit_test(test_without_descriptors_nothing_is_half_done),
+        cmocka_unit_test(test_when_a_change_is_uncertain)
     };
     int i, failed;
 

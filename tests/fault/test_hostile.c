@@ -1,18 +1,19 @@
 /* test_hostile.c - a data file that somebody else wrote
  *
- * Damage: every length cut to, blocks changed by chance; of a file that was
- * closed cleanly (all refused) and of one as a crash leaves it (refused, or the
- * last entry alone is called torn, and kept aside). Which damage is which, down
- * to the bit, is in tests/unit/test_store.c. Then an
- * attacker who knows the format: there is no secret in the digests, so all he
- * writes adds up. He may lose us keys, but never hand us one as another. Then
- * what he can put in the file's place, before and while it is in use. What no
- * entry can be, under whatever digests, is in tests/unit/test_store.c.
+ * First damage: the file is cut to every length, and blocks of it are changed
+ * at random. A file that was closed cleanly is always refused. A file as a
+ * crash leaves it is refused, or only its last entry counts as torn, and is set
+ * aside. (tests/unit/test_store.c tells torn ends from damage, down to the bit,
+ * and has the entries that are refused even if their digests are right.)
  *
- * Damage is done on the disk of disk.h; what needs links, pipes and owners, in
- * a folder of the real one. The readers are also given copies in
- * blocks that end where the file does, so that a sanitizer sees any step
- * beyond.
+ * Then an attacker who knows the format. The digests need no secret, so his are
+ * right. He may delete our keys, but can never give us one key for another.
+ * Then the files and links that he may put in the data file's place, before and
+ * while it is in use.
+ *
+ * Damage is done on the disk of disk.h. Tests that need links, pipes and owners
+ * use a folder of the real disk. The readers also get copies in blocks that end
+ * where the file ends, so a sanitizer sees any read beyond the end.
  */
 
 #include "model.h"
@@ -193,7 +194,7 @@ judge(const uint8_t *at, size_t len, int read_only, kaws_error *err)
 
 
 static void
-test_lengths(void **state)
+test_every_cut_length(void **state)
 {
     kaws_error err;
     size_t len, keys, last;
@@ -257,10 +258,10 @@ damage(uint8_t *at, size_t len)
 }
 
 
-/* What opens after all is the whole keyring, or (after a crash) all but the
- * last: judge() has seen to the rest. */
+/* If a file opens, it is the whole keyring or (after a crash) all but the last
+ * entry. judge() checks the rest. */
 static void
-test_chance(void **state)
+test_random_damage(void **state)
 {
     static uint8_t copy[2 * sizeof whole.at];
     int i, rounds = model_long() ? 200000 : 4000;
@@ -447,7 +448,7 @@ forge_opens(const forged *f, unsigned bad, kaws_status one, kaws_status other)
 
 
 static void
-test_blobs_swapped(void **state)
+test_swapped_blobs_open_nothing(void **state)
 {
     forged f;
     kaws__record a, b;
@@ -475,7 +476,7 @@ test_blobs_swapped(void **state)
 
 /* A blob, an entry, all entries, of a keyring with another file id. */
 static void
-test_blobs_of_another_file(void **state)
+test_blobs_of_another_file_open_nothing(void **state)
 {
     forged f, g;
     kaws__record a, b;
@@ -509,10 +510,11 @@ test_blobs_of_another_file(void **state)
 }
 
 
-/* Key id, user id, type or length of another: the blob is not bound to that.
- * Order, date and material are the file's own to say, and open nothing else. */
+/* A blob with another entry's key id, user id, type or length opens nothing,
+ * because it is not bound to them. Order, date and material are not bound, and
+ * open no other key. */
 static void
-test_fields_changed(void **state)
+test_changed_fields_open_nothing(void **state)
 {
     static const size_t lens[] = { 1, 15, 31, 33, 4096 };
     enum { KEY_ID, USER_ID, TYPE, FREE, LENGTH, LAST = LENGTH + 4 };
@@ -555,10 +557,10 @@ test_fields_changed(void **state)
 }
 
 
-/* The KMS key of somebody else would tell him what we ask, and open what he
- * sealed: nothing is sent. Another key of ours opens nothing. */
+/* A request to a stranger's KMS key would tell him what we ask, and open what
+ * he sealed. So nothing is sent. A different KMS key of ours opens nothing. */
 static void
-test_foreign(void **state)
+test_a_foreign_kms_key_is_not_asked(void **state)
 {
     static const char *const foreign[] = {
         FAKE_FOREIGN,
@@ -768,7 +770,7 @@ make_real(void)
  * on changing when the true file is back. Closing, too, it leaves alone what is
  * not its file. */
 static void
-test_places_running(void **state)
+test_a_running_ring_touches_no_other_file(void **state)
 {
     kaws *ring;
     char before[200], after[200], tmp[160];
@@ -822,10 +824,10 @@ test_places_running(void **state)
 }
 
 
-/* A copy has all keys, so the ring goes on in it; not in what it was copied
- * from, which then is an older file. */
+/* A copy has all keys, so the ring goes on in it. It does not go on in the
+ * original, which is then an older file. */
 static void
-test_copy_running(void **state)
+test_a_running_ring_goes_on_in_a_copy(void **state)
 {
     kaws *ring = make_real();
     char before[200], after[200];
@@ -849,10 +851,10 @@ test_copy_running(void **state)
 }
 
 
-/* At the start: what is no plain file of ours is not opened, and not waited
- * for; a file that adds up is what it is. */
+/* At the start, anything but a plain file of ours is not opened, and not waited
+ * for. A file whose digests are right is used. */
 static void
-test_places_opening(void **state)
+test_what_is_no_file_of_ours_is_not_opened(void **state)
 {
     static const kaws_status wanted[PLACES] = {
         KAWS_OK, KAWS_OK, KAWS_CORRUPT, KAWS_CORRUPT, KAWS_FILE, KAWS_FILE,
@@ -910,15 +912,15 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_chance),
-        cmocka_unit_test(test_blobs_swapped),
-        cmocka_unit_test(test_blobs_of_another_file),
-        cmocka_unit_test(test_fields_changed),
-        cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_places_running),
-        cmocka_unit_test(test_copy_running),
-        cmocka_unit_test(test_places_opening)
+        cmocka_unit_test(test_every_cut_length),
+        cmocka_unit_test(test_random_damage),
+        cmocka_unit_test(test_swapped_blobs_open_nothing),
+        cmocka_unit_test(test_blobs_of_another_file_open_nothing),
+        cmocka_unit_test(test_changed_fields_open_nothing),
+        cmocka_unit_test(test_a_foreign_kms_key_is_not_asked),
+        cmocka_unit_test(test_a_running_ring_touches_no_other_file),
+        cmocka_unit_test(test_a_running_ring_goes_on_in_a_copy),
+        cmocka_unit_test(test_what_is_no_file_of_ours_is_not_opened)
     };
 
     fake_init(&fake);

@@ -1,7 +1,7 @@
-/* No memory: every allocation of every public operation fails once, and then
- * all from the Nth on. The answer must be KAWS_MEMORY, the state as before, and
- * the ring as good as ever; when it closes, nothing is left, and everything
- * that was given back was wiped. */
+/* No memory: in every public operation, the Nth allocation fails alone, and
+ * then all allocations from the Nth on. The status must be KAWS_MEMORY, nothing
+ * may have changed, and the ring must work afterwards. When the ring is closed,
+ * all memory has been given back, and was wiped before. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"

@@ -1,13 +1,13 @@
-/* test_replies.c - a KMS that answers with anything
+/* test_replies.c - a KMS that sends random replies
  *
- * A small HTTP server on this machine answers the built-in sender, which has
- * the system's libcurl under it, with replies by chance: odd framing, headers
- * and bodies, and bytes that nobody asked for. Many calls share one ring, and
- * so libcurl's handles and connections. Whatever comes: a call ends in time and
- * in good order, a failed one hands out nothing, what it does hand out is of
- * its own request, and all memory is given back, ours wiped. Each batch runs in
- * a process of its own, so one that dies is counted and named. KAWS_SEED makes
- * another run, KAWS_LONG=1 a long one.
+ * A small HTTP server on this machine answers the built-in sender, which uses
+ * the system's libcurl. Its replies are random: odd framing, headers and
+ * bodies, and bytes that nobody asked for. Many calls share one ring, and with
+ * it libcurl's handles and connections. Whatever the server sends, these must
+ * be true: a call ends in time; a call that fails returns nothing; a call that
+ * succeeds returns the reply to its own request; and all memory is given back,
+ * ours wiped. Each batch runs in a process of its own, so a batch that dies is
+ * counted and named. KAWS_SEED=n makes another run, KAWS_LONG=1 a long one.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,7 +1,7 @@
-/* Threads: all that a ring can do, at once. What was answered with KAWS_OK must
- * be there in the end, in memory, in the file and after reopening; what was
- * not, must not. To be run under ASan and, which is the point, under TSan.
- * KAWS_LONG=1 makes it go on for longer. */
+/* Threads that do all that a ring can do, at once. Each change that returned
+ * KAWS_OK must be there in the end, in memory, in the file and after reopening;
+ * no other change may be there. Run it under ASan and, above all, under TSan.
+ * KAWS_LONG=1 makes it run longer. */
 
 #include "../unit/lock_order.h"
 #include "../unit/world.h"

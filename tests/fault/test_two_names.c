@@ -1,14 +1,14 @@
 /* test_two_names.c - two processes on one file, by one name, or each by its own
  *
- * Two names have two lock files: what keeps the processes apart is the lock on
- * the file itself. Each write takes 3 ms longer than it would, each removing of
- * a name 20, and each process opens the keyring anew whenever it is told that
- * the other has changed it. What was acknowledged to either is there in the
- * end, and all of it opens.
+ * Two names have two lock files, so only the lock on the data file itself keeps
+ * the processes apart. The test makes each write 3 ms longer, and each removal
+ * of a name 20 ms. Each process reopens the keyring when a call returns that
+ * the other process has changed it. In the end every acknowledged key of both
+ * processes is there, and can be decrypted.
  *
  * The second name is a hard link, or a mount of that single file, as docker -v
- * FILE:FILE makes one. That takes root, and a mount namespace of our own; where
- * there is neither, that part is skipped.
+ * FILE:FILE makes one. A mount takes root, and a mount namespace of our own;
+ * without these that part is skipped.
  */
 
 #define _GNU_SOURCE
@@ -99,7 +99,7 @@ work_once(kaws *ring, const worker *me, int i, int to, kaws_error *err)
         status = kaws_remove(ring, name, err);
         if (status == KAWS_OK && !tell(to, '-', text))
             _exit(3);
-        /* Another changed the file first: the key stays, and is not made anew;
+        /* Another changed the file first: the key stays, and is not made again;
          * a ring that has to be opened again says so at the next one. */
         status = is_fair(status, err) ? KAWS_OK : status;
     }
@@ -121,7 +121,7 @@ read_on(kaws *ring, struct fake *f, uint64_t *seen)
 }
 
 
-/* Makes its keys; opens anew when it has to. The exit code says what is wrong:
+/* Makes its keys; reopens when it has to. The exit code says what is wrong:
  * nothing, an answer that cannot be, or too little that was done. */
 static void
 work(const worker *me, int to)
@@ -319,9 +319,9 @@ test_workers(void **state)
 }
 
 
-/* In one process, to see what each says. */
+/* In one process, to see what each of the two rings says. */
 static void
-test_mounted_file_replaced(void **state)
+test_a_replaced_mounted_file_is_noticed(void **state)
 {
     struct world *w = *state;
     kaws_name name = { "k", "" };
@@ -363,8 +363,8 @@ main(void)
     };
     enum { N = sizeof all / sizeof all[0] };
     struct CMUnitTest tests[N + 1] = {
-        cmocka_unit_test_setup_teardown(test_mounted_file_replaced, world_begin,
-                                        world_end)
+        cmocka_unit_test_setup_teardown(test_a_replaced_mounted_file_is_noticed,
+                                        world_begin, world_end)
     };
     int i;
 

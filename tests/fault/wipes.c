@@ -2,9 +2,9 @@
  *
  *     wipes [ENDPOINT KMS_KEY]
  *
- * Runs whole operations, each in a world of its own; with an endpoint those
- * that use the built-in sender. It is compiled with a copy of the header in
- * which WIPE stands for each call of kaws_wipe, and with gcc's hook at the end
+ * Runs whole operations, each with fakes of its own; with an endpoint, it runs
+ * those that use the built-in sender. It is compiled with a copy of the header
+ * in which WIPE replaces each call of kaws_wipe, and with gcc's hook at the end
  * of each function. It prints a line for each wipe:
  *
  *     wipe OPERATION FUNCTION BYTES WHAT
@@ -13,9 +13,9 @@
  *
  *     left OPERATION FUNCTION SECRET
  *
- * At -O0 everything that a function holds is in its frame, so the second does
- * not depend on what later calls happen to write over. Both leave out what the
- * fake KMS does with functions of ours.
+ * At -O0 everything that a function holds is in its frame. So a "left" line
+ * does not depend on what later calls happen to overwrite. The fake KMS also
+ * calls our functions; these calls are left out.
  */
 
 #define _GNU_SOURCE

@@ -1,7 +1,7 @@
-/* forks.c - a server that forks: the child uses its parent's ring
+/* forks.c - a server that forks: the child tries to use its parent's ring
  *
- * Other threads of the parent are at work in the ring when the child is made:
- * one waits for the file's lock, and the others wait for their turn.
+ * When the child is made, other threads of the parent use the ring: one waits
+ * for the file's lock, and the others wait for their turn.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -2,8 +2,8 @@
  *
  *     PROGRAM DATA CONF CA URL KMS_KEY
  *
- * Each guest opens the ring that its arguments name, says what it saw, a line
- * "name value" each, and ends with 0. tests/test_guests.py judges the lines.
+ * Each guest opens the ring that its arguments name, prints what it saw in
+ * lines "name value", and ends with 0. tests/test_guests.py judges the lines.
  */
 
 #include "../../keyring_aws.h"

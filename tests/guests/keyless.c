@@ -1,7 +1,7 @@
-/* keyless.c - programs that have no credentials, or not yet, or bad ones
+/* keyless.c - programs that have no credentials, not yet, or bad ones
  *
- * Most of a ring needs none. What asks KMS says what is wrong, and works once
- * that is corrected, without a reopen.
+ * Most calls need no credentials. A call that asks KMS says what is wrong, and
+ * works once that is corrected; the ring need not be reopened.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

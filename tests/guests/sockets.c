@@ -1,5 +1,5 @@
-/* sockets.c - a program without libcurl, whose `send` hook opens its own
- * sockets. The hook serves the ring, and the program's own requests.
+/* sockets.c - a program without libcurl: its `send` hook opens its own sockets,
+ * for the ring's requests and for the program's own
  */
 
 #define KEYRING_AWS_NO_CURL

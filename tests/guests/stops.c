@@ -1,7 +1,7 @@
 /* stops.c - a server whose users press Ctrl-C while it waits for AWS KMS
  *
- * Only the thread of the user's own session knows of it. Each call has to end
- * within 200 ms of it, and to leave everything as it was.
+ * Only the thread of the user's own session notices the Ctrl-C. Each call must
+ * end within 200 ms after it, and must change nothing.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

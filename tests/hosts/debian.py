@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""Debian's packages for the tests, from where this machine's own apt has its packages.
+"""Fetches Debian's packages for the tests, from the archives of this machine's own apt.
 
     fetch(folder, ["mysql-server-core"], "sid")             the .debs, with all that they need
     fetch(folder, ["libcurl4-openssl-dev"], "bookworm", arch="arm64")
     fetch(folder, ["bearssl"], "bookworm", source=True)     the source
     unpack(root, packages)                                  lays them there; runs no script
 
-Nothing is installed, and no archive is named here: this machine's sources are read, one-line and
-deb822, and asked for the suite that is wanted, with their own options (Signed-By, Trusted ...).
-Proxies and passwords are apt's own, too.
+Nothing is installed.  No archive is named here: this module reads this machine's sources, one-line
+and deb822, and asks them for the suite that is wanted, with their own options (Signed-By, Trusted
+...).  Proxies and passwords are apt's own, too.
 
     debian.py FOLDER SUITE PACKAGE      fetches a source
 """

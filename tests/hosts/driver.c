@@ -1,4 +1,4 @@
-/* The public API of keyring_aws.h as a command-line program: driver.py's.
+/* driver.c - the public API of keyring_aws.h as a program, for driver.py
  *
  *     cc -o driver driver.c -l:libbearssl.a -lcurl
  *
@@ -11,14 +11,14 @@
  *     ID MS STATUS HTTP OS AWS REQUEST-ID TEXT RESULT...
  *     log LEVEL TEXT              a log line, as it comes
  *
- * In a word, all but printable ASCII is written as %XX, and so is %. A word
- * that is % alone is empty; one that is ~ alone is NULL. There is one ring and
- * one walk at a time. At the end of the input both are given back. Where the
- * environment says KAWS_STACK, threads get a stack of so many bytes.
+ * In a word, %XX stands for every byte that is not printable ASCII, and for %.
+ * A word that is only % is empty; one that is only ~ is NULL. There is one ring
+ * and one walk at a time. At the end of the input both are closed. If
+ * KAWS_STACK is in the environment, threads get a stack of so many bytes.
  *
- * A command line is wiped before the answer, and no copy of it is made. So of a
- * command with - the driver itself leaves no secret in the process's memory,
- * which tests/test_secrets.py searches.
+ * A command line is wiped before the answer, and no copy of it is made. So
+ * after a command with - the driver itself has left no secret in the process's
+ * memory, which tests/test_secrets.py searches.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,4 +1,4 @@
-"""The C library's public API from Python: a small class over the program tests/hosts/driver.c.
+"""Calls the C library's public API from Python, by the program tests/hosts/driver.c.
 
     with Driver(build_c("driver.c")) as lib:
         lib.open(data_file=..., conf_file=..., kms_key_id="alias/keyring")
@@ -6,7 +6,7 @@
         pending = lib.begin("fetch", "MyKey", None)     # on a thread of its own
         type_, key, _ = pending.result(5).results
 
-Each driver is a process of its own, which is gone after the with.
+Each driver is a process of its own, which ends with the with statement.
 """
 
 import fcntl

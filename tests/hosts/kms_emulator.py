@@ -1,16 +1,16 @@
 #!/usr/bin/python3
 """An emulator of AWS KMS, for the tests.
 
-It speaks KMS's JSON over HTTP/1.1, plain or TLS, with real sealing, and lets botocore's own
-SigV4 signer judge every request as it came over the wire.  Faults are injected on command.
+It speaks KMS's JSON over HTTP/1.1, plain or TLS, and really encrypts.  botocore's own SigV4 signer
+judges every request as it came over the wire.  Faults are injected on command.
 
 From Python:    with Emulator() as kms: kms.fault("Decrypt", "throttle", times=2) ...
 As a program:   kms_emulator.py [--cert FILE --key FILE]
                 prints one JSON line {"url", "port", "control"} when it is ready; the control
                 port takes the same operations (see Control); SIGTERM ends it.
 
-It knows what keyring_aws sends, and refuses the rest of KMS.  Where AWS's own words are not known
-for certain, the error's type is right and its text plain.
+It knows the actions that keyring_aws uses, and refuses the rest of KMS.  If AWS's own words for an
+error are not known for certain, the error's type is right, and its text is ours.
 """
 
 import argparse

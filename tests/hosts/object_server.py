@@ -1,4 +1,4 @@
-"""A tiny server of objects, over TLS or plain: PUT keeps one, GET and HEAD return it, as S3 does.
+"""A tiny object server, over TLS or plain: PUT keeps an object, GET and HEAD return it, as in S3.
 
     with ObjectServer(cert, key) as server:             # without the two: plain HTTP
         server.answer["/odd"] = b"HTTP/1.1 ..."         # these bytes answer every request for it

@@ -1,8 +1,8 @@
 /* oracle.c - answers questions about rooms json and sigv4, one line each
  *
- * The other side of tests/test_sigv4.py and tests/test_differential.py. A
- * question is a command and its fields, an answer is fields, all parted by
- * single blanks. Bytes are in hex, "-" is NULL or nothing at all, "." is no
+ * tests/test_sigv4.py and tests/test_differential.py ask the questions. A
+ * question is a command and its fields, and an answer is fields, with single
+ * blanks between them. Bytes are in hex, "-" is NULL or no answer, "." is no
  * bytes; numbers are decimal.
  */
 

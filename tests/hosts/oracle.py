@@ -1,4 +1,4 @@
-"""The C side of the differential tests: tests/hosts/oracle.c, asked a line at a time."""
+"""Asks the C side of the differential tests, tests/hosts/oracle.c, a line at a time."""
 
 import os
 import subprocess

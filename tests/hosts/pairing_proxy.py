@@ -1,4 +1,4 @@
-"""A TLS proxy between the product and the emulated KMS that spoils which reply belongs to which
+"""A TLS proxy between the product and the emulated KMS.  It mixes up which reply belongs to which
 request: it doubles, prefixes, delays, swaps, repeats, cuts and withholds replies.
 
     with PairingProxy(emulator, certs.good) as proxy:       # the emulator speaks plain HTTP
@@ -6,7 +6,7 @@ request: it doubles, prefixes, delays, swaps, repeats, cuts and withholds replie
         proxy.storm(seed, rate=0.1)                         # or: at random, every tenth reply
     proxy.done["double", "segment"]                         # what did happen
 
-A fault has the reply, and something that nobody asked for: a surplus.  Where the surplus comes:
+A fault sends the reply, and bytes that nobody asked for: a surplus.  The surplus comes:
 
     record      in the TLS record of the reply      next        in a record of its own, sent after
     body        in that of its body, which comes    ms          so many milliseconds later
@@ -15,11 +15,11 @@ A fault has the reply, and something that nobody asked for: a surplus.  Where th
     segment     in a record of its own, sent with               before that one's own reply
                 the reply
 
-Both copies of a doubled reply have the same x-amzn-RequestId, or, where it is asked for, the
-second has a fresh one.  No client can tell a fresh one that comes during the next exchange from
-that one's own reply, so a storm sends those only where they are there with the reply.  For the
-same reason it swaps only replies that differ in more than their bytes, and repeats only those that
-are among the last REMEMBERED.
+Both copies of a doubled reply have the same x-amzn-RequestId, unless the caller asks for a fresh
+one in the second.  If a copy with a fresh id comes during the next exchange, no client can tell it
+from that exchange's own reply; so a storm sends such a copy only together with its reply.  For the
+same reason a storm swaps only replies that differ in more than their bytes, and repeats only
+replies that are among the last REMEMBERED.
 """
 
 import collections

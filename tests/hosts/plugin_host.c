@@ -1,6 +1,7 @@
 /* plugin_host.c - loads keyring_aws.so as MySQL does, and calls all of it
  *
- * Three programs from one source, because a process looks like one server only:
+ * It is compiled to three programs, because a process can look like one server
+ * only:
  *
  *     cc -std=c99 -DHOST_57 -rdynamic -o host_57 plugin_host.c -ldl -lpthread
  *     cc -std=c99 -DHOST_80 ...          (8.0, 8.4 and 9.x)
@@ -9,13 +10,14 @@
  *     host_57 keyring_aws.so WORK endpoint=URL control=PORT [ca_file=FILE]
  *             [threads=32] [rounds=50]
  *
- * WORK is an empty folder to work in; endpoint and control are what
- * kms_emulator.py printed. It tests what a real server cannot show: the layouts
- * of 5.7, buffers at their exact lengths, memory given back to the wrong
- * allocator, two calls at a chosen moment; and it runs all of the plugin under
- * sanitizers and valgrind. test_mysql*.py tests the rest in a real server.
+ * WORK is an empty folder; endpoint and control are what kms_emulator.py
+ * printed. The programs test what a real server cannot show: the layouts of
+ * 5.7, buffers at their exact lengths, memory given back to the wrong
+ * allocator, two calls at a chosen moment. They also run all of the plugin
+ * under sanitizers and valgrind. test_mysql*.py tests the rest in a real
+ * server.
  *
- * The layouts here are written a second time, from the facts about MySQL, and
+ * The layouts here were written a second time, from the facts about MySQL. They
  * share nothing with the plugin's.
  */
 
@@ -1369,7 +1371,7 @@ test_starting(void)
     unload(p);
     check(without_kms(&p, "start_seconds=1", NULL, 0, &took) && took >= 1000
           && logged(1, "waits for KMS", "up to 1 s") == 1,
-          "installed again, it has its time anew: %d ms", took);
+          "installed again, it has all its time: %d ms", took);
     unload(p);
     set_started(1);
     dlclose(mapped.dl);
@@ -2083,7 +2085,7 @@ work_on_functions(void *arg)
 
 
 /* with_functions: they keep the file mapped, so that the plugin is installed
- * into the same memory again; without, each round maps the file anew. */
+ * into the same memory again; without, each round maps the file again. */
 static void
 rounds(const char *name, int n, int keyers, int with_functions)
 {
@@ -2277,7 +2279,7 @@ test_lines(void)
     denied(NULL);
     p = start("lines");
     denied("AccessDeniedException");
-    check(failing("thin-0", 2) == 1, "installed again, it begins anew");
+    check(failing("thin-0", 2) == 1, "installed again, it begins again");
     log_forget();
     must(!generate("x", "AES", NULL, 16) && !remove_key("x", NULL)
          && !generate("x", "AES", NULL, 16) && !remove_key("x", NULL), "keys");

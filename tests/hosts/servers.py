@@ -1,8 +1,8 @@
 """Real servers for the tests: MySQL, moto (an AWS emulator), and a test CA.
 
-Debian stable has neither MySQL nor a current moto. So both come from Debian sid, unpacked into a
-private folder, build/tree, and run there with its own loader and libraries: nothing is installed
-on the machine.  MYSQLD=/path/mysqld in the environment names another server to test with.
+Debian stable has neither MySQL nor a current moto. So both come from Debian sid.  They are unpacked
+into a private folder, build/tree, and run there with its own loader and libraries: nothing is
+installed on the machine.  MYSQLD=/path/mysqld in the environment names another server to test.
 
     certs = certificates()
     with Moto(tls=certs.good) as kms, MySQL() as db:
@@ -13,7 +13,7 @@ on the machine.  MYSQLD=/path/mysqld in the environment names another server to 
         db.kill()                       # as kill -9 does
         print(db.log())
 
-`servers.py` makes the tree and prints its place, or says what MYSQLD is.
+`servers.py` makes the tree and prints its path, or says what server MYSQLD is.
 """
 
 import atexit
@@ -46,7 +46,7 @@ BUILD = Path(__file__).resolve().parents[2] / "build"
 
 
 def _once(folder: Path, ready: Callable[[], bool], make: Callable[[Path], None]) -> Path:
-    """Make a folder unless it is ready, whoever else wants it at the same time.  It is made beside
+    """Make a folder unless it is ready, even if others want it at the same time.  It is made beside
     its place and renamed when complete, so an interrupted run leaves nothing that looks finished.
     """
     if ready():
@@ -609,7 +609,7 @@ distinguished_name = name
 
 
 def certificates() -> Certificates:
-    """The certificates, made once with the openssl command; anew a day before they expire."""
+    """The certificates, made by the openssl command, and made again a day before they expire."""
     folder = BUILD / "tests" / "certificates"
 
     def pair(name: str) -> Pair:

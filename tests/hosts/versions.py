@@ -1,12 +1,12 @@
-"""What MySQL's versions differ in, as far as the tests see it: one table, a row a difference.
+"""The differences between MySQL's versions that the tests see: one table, a row a difference.
 
     expect = Expect((8, 0, 27))
     expect.persist              # True
     expect.failing              # (3188, 3202)
 
-A value holds from its version on.  The values of 9.7 are seen to hold by each `make test`; those
-of 5.7.22, 8.0.27 and 8.4.3 were measured by hand or read in the sources.  With a row that is
-false for a server, pytest.mark.needs("its name") leaves a test out there.
+A value holds from its version on.  Each `make test` checks the values of 9.7; those of 5.7.22,
+8.0.27 and 8.4.3 were measured by hand or read in the sources.  pytest.mark.needs("row") skips a
+test if that row is false for the server.
 """
 
 from typing import NamedTuple

@@ -1,12 +1,12 @@
-/* wire.c - sends requests as a coming room will: through room http
+/* wire.c - sends requests of any method by room http, as later rooms will
  *
  *     wire URL [CA_FILE]
  *
- * A line of the standard input is "METHOD PATH CLEAN BODY", with the body in
- * hex or "-", and CLEAN 1 if the reply is to be found clean. For each it prints
- * the status, the HTTP status, what came of ETag, Last-Modified and
- * x-amz-meta-place, the body (hex), and why there is no reply.
- * Without libcurl a stranger's hook sends.
+ * A line of the standard input is "METHOD PATH CLEAN BODY": the body in hex or
+ * "-", and CLEAN 1 if room http is told that the reply was clean. For each line
+ * the program prints the status, the HTTP status, the headers ETag,
+ * Last-Modified and x-amz-meta-place, the body (hex), and why there is no
+ * reply. Without libcurl the hook of plain_sender.h sends.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

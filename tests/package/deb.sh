@@ -1,6 +1,6 @@
 #!/bin/sh
-# deb.sh VERSION   makes the two Debian packages in build/deb, of what `make deb`
-# has built. The examples in them are the README's.
+# deb.sh VERSION   makes the two Debian packages in build/deb from the files that
+# `make deb` has built. The examples in the packages are the README's.
 set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
 version=$1

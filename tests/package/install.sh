@@ -1,7 +1,7 @@
 #!/bin/sh
-# install.sh install|uninstall   lays the built files in DESTDIR and PREFIX and
-# PLUGIN_DIR, which are in the environment, or removes them. A place that may not
-# be what was meant is refused before anything is written.
+# install.sh install|uninstall   installs the built files, or removes them. DESTDIR,
+# PREFIX and PLUGIN_DIR in the environment say where. A path that may be a mistake
+# is refused before anything is written.
 set -eu
 cd "$(dirname "$0")/../.."
 

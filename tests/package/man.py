@@ -1,9 +1,9 @@
 #!/usr/bin/python3
 """man.py README.md keyring_aws.h CHANGELOG   prints keyring_aws(7): the README without its figures.
 
-It knows what the README is written in: headings, paragraphs, lists, indented and fenced blocks,
-tables, and in a line code, bold, italics and links.  A table becomes a list, because a terminal
-is too narrow for it; a heading's level and a link's target are left out.
+It knows the Markdown that the README uses: headings, paragraphs, lists, indented and fenced
+blocks, tables, and within a line code, bold, italics and links.  A table becomes a list, because a
+terminal is too narrow for a table.  A heading's level and a link's target are left out.
 """
 
 import re

@@ -1,5 +1,5 @@
-# What becomes of the sources elsewhere: one file, an installation, Debian
-# packages, other machines. Included by the Makefile.
+# Makes the sources usable elsewhere: as one file, an installation, Debian
+# packages, and on other machines. The Makefile includes this file.
 
 S       = build/standalone
 VERSION = $(shell sed -n 's/^\#define KAWS_VERSION "\(.*\)"/\1/p' $(HEADER))

@@ -1,7 +1,7 @@
-/* fakes.h - the world around a ring, faked: clock, chance, memory, log, KMS
+/* fakes.h - fakes of all that a ring needs: clock, chance, memory, log, KMS
  *
- * Include it after keyring_aws.h with its implementation. It asks no test
- * framework for anything. What is used:
+ * Include it after keyring_aws.h with its implementation. It needs no test
+ * framework. A test uses it so:
  *
  *     struct fake f;
  *     fake_init(&f);                       a folder, credentials, an honest KMS

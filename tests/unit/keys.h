@@ -1,8 +1,8 @@
 /* keys.h - what the tests of vault, rewrap and ring share: keys in a ring, the
  * file that they are in, and all that can be asked of a ring
  *
- * Include it after world.h. The texts of keys are their names, if a test does
- * not say otherwise.
+ * Include it after world.h. A key's plaintext is its name, unless a test says
+ * otherwise.
  */
 
 #if !defined(KAWS_KEYS_H)
@@ -162,7 +162,7 @@ expect_sealed_by(struct world *w, const char *key_id, const char *arn)
 }
 
 
-/* Opens the ring anew, with that KMS key. */
+/* Reopens the ring, with that KMS key. */
 FAKE void
 reopen_with(struct world *w, const char *kms_key_id)
 {

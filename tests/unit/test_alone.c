@@ -1,5 +1,5 @@
-/* A ring without a data file: whatever goes wrong, its user is told of nothing
- * that he does not have. */
+/* A ring without a data file: whatever goes wrong, no message speaks of a data
+ * file, or of other things that the caller does not have. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64

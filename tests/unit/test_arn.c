@@ -58,9 +58,9 @@ static const struct {
 };
 
 
-/* Each region has its host, and one partition that its ARNs are of. */
+/* Each region has a host, and one partition, which its ARNs name. */
 static void
-test_regions(void **state)
+test_each_region_has_its_host(void **state)
 {
     char region[40], want[160], url[192], arn[160];
     size_t p, k;
@@ -100,7 +100,7 @@ test_regions(void **state)
 
 
 static void
-test_arns(void **state)
+test_an_arn_is_taken_apart(void **state)
 {
     char text[300];
     kaws__arn arn;
@@ -141,7 +141,7 @@ test_arns(void **state)
 
 
 static void
-test_targets(void **state)
+test_a_target_is_id_alias_or_arn(void **state)
 {
     static const struct { const char *id, *region, *words; } rows[] = {
         { A "key/x", "us-east-1", NULL },
@@ -203,9 +203,9 @@ test_longest_target(void **state)
 }
 
 
-/* Which ARNs in a reply can be that of the KMS key that was asked for. */
+/* Which ARNs in a reply may belong to the KMS key that was asked for. */
 static void
-test_fits(void **state)
+test_which_arn_fits_the_asked_key(void **state)
 {
     static const struct { const char *asked, *region, *got; int fits; }
     rows[] = {
@@ -248,7 +248,7 @@ test_fits(void **state)
 
 
 static void
-test_endpoints(void **state)
+test_an_endpoint_is_https_and_a_host(void **state)
 {
     char text[300];
 
@@ -294,10 +294,12 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_regions), cmocka_unit_test(test_arns),
-        cmocka_unit_test(test_targets),
-        cmocka_unit_test(test_longest_target), cmocka_unit_test(test_fits),
-        cmocka_unit_test(test_endpoints)
+        cmocka_unit_test(test_each_region_has_its_host),
+        cmocka_unit_test(test_an_arn_is_taken_apart),
+        cmocka_unit_test(test_a_target_is_id_alias_or_arn),
+        cmocka_unit_test(test_longest_target),
+        cmocka_unit_test(test_which_arn_fits_the_asked_key),
+        cmocka_unit_test(test_an_endpoint_is_https_and_a_host)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -7,9 +7,10 @@
 #define FILE_HEX "00112233445566778899aabbccddeeff"
 
 
-/* NULL and "" are the same owner; what is too long or empty is refused. */
+/* NULL and "" are the same owner. A name that is too long or empty is
+ * refused. */
 static void
-test_names(void **state)
+test_which_names_are_refused(void **state)
 {
     static char longest[256], longer[257];
     static const struct { const char *key_id, *user_id, *wrong; } rows[] = {
@@ -45,7 +46,7 @@ test_names(void **state)
 /* What KMS is told: these pairs, in this order, percent-encoded but for
  * printable ASCII; no user_id if there is no owner. */
 static void
-test_contexts(void **state)
+test_what_kms_is_told(void **state)
 {
     static const struct { const char *key, *user, *key_told, *user_told; }
     rows[] = {
@@ -80,9 +81,9 @@ test_contexts(void **state)
 }
 
 
-/* The longest names and type there are, each byte of which takes three. */
+/* The longest names and type; each of their bytes takes three. */
 static void
-test_longest_context(void **state)
+test_the_longest_context_fits(void **state)
 {
     char key_id[256], user_id[256];
     kaws_name name = { key_id, user_id };
@@ -105,10 +106,10 @@ test_longest_context(void **state)
 }
 
 
-/* A context is a map: a name that is there twice has no one value. Names that
- * only look alike are two. */
+/* A context is a map, so a name that is given twice is refused. Names that only
+ * look alike differ. */
 static void
-test_names_given_twice(void **state)
+test_a_name_given_twice_is_refused(void **state)
 {
     static const struct { const char *names[3], *twice; } rows[] = {
         { { "a", "b", "a" }, "'a'" }, { { "a", "a", "b" }, "'a'" },
@@ -139,7 +140,7 @@ test_names_given_twice(void **state)
 
 /* What a caller gives as a context of its own. */
 static void
-test_given_contexts(void **state)
+test_a_callers_context_is_checked(void **state)
 {
     static const struct { kaws_pair pair; kaws_status status; } rows[] = {
         { { "n", "v" }, KAWS_OK },
@@ -173,10 +174,11 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names), cmocka_unit_test(test_contexts),
-        cmocka_unit_test(test_longest_context),
-        cmocka_unit_test(test_given_contexts),
-        cmocka_unit_test(test_names_given_twice)
+        cmocka_unit_test(test_which_names_are_refused),
+        cmocka_unit_test(test_what_kms_is_told),
+        cmocka_unit_test(test_the_longest_context_fits),
+        cmocka_unit_test(test_a_callers_context_is_checked),
+        cmocka_unit_test(test_a_name_given_twice_is_refused)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

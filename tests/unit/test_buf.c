@@ -9,9 +9,9 @@
 
 /* ---- borrowed bytes ---------------------------------------------------- */
 
-/* Of no bytes, the address does not matter. */
+/* If there are no bytes, the address does not matter. */
 static void
-test_same(void **state)
+test_equal_bytes_are_the_same(void **state)
 {
     static const struct { const char *a; size_t a_len; const char *b;
                           size_t b_len; int same; } rows[] = {
@@ -37,9 +37,9 @@ test_same(void **state)
 }
 
 
-/* What does not fit, or has a NUL in it, leaves the array alone. */
+/* A text that does not fit, or contains a NUL, leaves the array unchanged. */
 static void
-test_copy_text(void **state)
+test_copy_text_fits_or_changes_nothing(void **state)
 {
     char odd[8] = "before";
     size_t cap, len;
@@ -71,7 +71,7 @@ test_copy_text(void **state)
 /* ---- a buffer that grows ----------------------------------------------- */
 
 static void
-test_append(void **state)
+test_append_keeps_all_bytes(void **state)
 {
     unit_ledger ledger;
     kaws__buf buf;
@@ -102,7 +102,7 @@ test_append(void **state)
 /* In lumps of one size and of random ones: the same bytes, and few allocations.
  * The ledger sees that each old block was wiped. */
 static void
-test_growth(void **state)
+test_growth_wipes_old_blocks(void **state)
 {
     unit_ledger ledger;
     uint8_t *want = unit_exact(NULL, 100000);
@@ -131,8 +131,8 @@ test_growth(void **state)
 }
 
 
-/* Whichever allocation fails: what is there stays, no more is taken, later
- * memory or not, and freeing does not make it good. */
+/* Whichever allocation fails, the buffer keeps its bytes and takes no more,
+ * even if there is memory later. Freeing it does not clear the failure. */
 static void
 test_failed_stays_failed(void **state)
 {
@@ -165,9 +165,9 @@ test_failed_stays_failed(void **state)
 }
 
 
-/* More than can be is not asked for at all; as much as can be is. */
+/* A size that cannot exist is not asked for; the largest one that can is. */
 static void
-test_overflow(void **state)
+test_too_much_is_not_asked_for(void **state)
 {
     unit_ledger ledger;
     kaws__buf buf;
@@ -190,9 +190,10 @@ test_overflow(void **state)
 
 /* ---- an array, and a consumer ------------------------------------------ */
 
-/* An array takes what fits whole, and nothing after what did not. */
+/* An array takes each piece that fits as a whole, and nothing after a piece
+ * that did not fit. */
 static void
-test_fixed(void **state)
+test_an_array_takes_what_fits(void **state)
 {
     size_t cap;
 
@@ -223,9 +224,9 @@ count(void *consumer, const void *data, size_t len)
 }
 
 
-/* A consumer gets each piece as it is written, and never nothing. */
+/* A consumer gets each piece as it is written, and never an empty one. */
 static void
-test_feed(void **state)
+test_a_consumer_gets_each_piece(void **state)
 {
     size_t counted = 0;
     kaws__buf buf = { .feed = count, .consumer = &counted };
@@ -242,14 +243,14 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_same),
-        cmocka_unit_test(test_copy_text),
-        cmocka_unit_test(test_append),
-        cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_equal_bytes_are_the_same),
+        cmocka_unit_test(test_copy_text_fits_or_changes_nothing),
+        cmocka_unit_test(test_append_keeps_all_bytes),
+        cmocka_unit_test(test_growth_wipes_old_blocks),
         cmocka_unit_test(test_failed_stays_failed),
-        cmocka_unit_test(test_overflow),
-        cmocka_unit_test(test_fixed),
-        cmocka_unit_test(test_feed)
+        cmocka_unit_test(test_too_much_is_not_asked_for),
+        cmocka_unit_test(test_an_array_takes_what_fits),
+        cmocka_unit_test(test_a_consumer_gets_each_piece)
     };
 
     return cmocka_run_group_tests_name("buf", tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /* Room calls: what is sent, and what the caller is told; when a request is sent
- * again, and how long that may take. All by a call of GenerateDataKey. */
+ * again, and how long that may take. All tests call GenerateDataKey. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -1131,7 +1131,7 @@ test_one_budget(void **state)
 }
 
 
-/* But each step of a re-wrap, and of a rotation, has the whole of it anew: a
+/* But each step of a re-wrap, and of a rotation, has all of it again: a
  * keyring of any size can be re-wrapped. A rotation ends in four of them. */
 static void
 test_a_budget_for_each_step(void **state)

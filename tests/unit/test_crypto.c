@@ -68,7 +68,7 @@ test_sha256_vectors(void **state)
 
 /* NIST's million times "a", in parts of growing size; and nothing at all. */
 static void
-test_sha256_million(void **state)
+test_sha256_of_a_million_bytes(void **state)
 {
     static const uint8_t part[] = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
                                   "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -128,7 +128,7 @@ test_hmac_vectors(void **state)
 /* ---- comparing --------------------------------------------------------- */
 
 static void
-test_equal(void **state)
+test_equal_compares_each_byte(void **state)
 {
     uint8_t *a = unit_exact(NULL, 32), *b = unit_exact(NULL, 32);
     size_t i;
@@ -236,9 +236,9 @@ main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sha256_vectors),
-        cmocka_unit_test(test_sha256_million),
+        cmocka_unit_test(test_sha256_of_a_million_bytes),
         cmocka_unit_test(test_hmac_vectors),
-        cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_equal_compares_each_byte),
         cmocka_unit_test(test_aead_vectors)
     };
 

@@ -1,8 +1,8 @@
 /* test_disk.c - room disk: paths, files, names and locks; and a disk in trouble
  *
- * First what holds on every system. Then, on POSIX, what only that has: links,
+ * First come the tests for every system. Then come those for POSIX: links,
  * pipes, owners, modes; and, by the rules of disk.h, calls that a signal
- * interrupts, that do half, or fail. Then what only Windows has.
+ * interrupts, that do half, or that fail. Last come those for Windows.
  */
 
 #include "../fault/disk.h"
@@ -157,7 +157,7 @@ test_paths(void **state)
 
 
 static void
-test_open(void **state)
+test_open_makes_or_finds_a_file(void **state)
 {
     static const int old[] = { KAWS__READ, KAWS__WRITE, KAWS__READ_LINKED };
     size_t i;
@@ -290,9 +290,10 @@ test_rename(void **state)
 }
 
 
-/* What is not there counts as removed, wherever it is not. */
+/* A file that is not there counts as removed, even if its folder is not
+ * there. */
 static void
-test_names(void **state)
+test_a_missing_file_counts_as_removed(void **state)
 {
     int fd = file_of("a", "");
 
@@ -322,7 +323,7 @@ test_names(void **state)
 /* Two descriptors of one process see each other's locks, the two slots do not
  * know of each other, and what another holds cannot be released. */
 static void
-test_lock(void **state)
+test_two_descriptors_exclude_each_other(void **state)
 {
     int a = file_of("a", ""), b = file_of("a", ""), slot;
 
@@ -351,7 +352,7 @@ test_lock(void **state)
  * there after asking. Closing another descriptor of the file lets nothing go;
  * closing its own does. */
 static void
-test_lock_shared(void **state)
+test_a_share_excludes_the_whole_lock(void **state)
 {
     int a = file_of("a", ""), b = file_of("a", ""), c;
 
@@ -413,10 +414,10 @@ ask_call(const char *call, int file, int dir)
 }
 
 
-/* A call that a signal interrupts is made again; one that does a part goes on;
- * one that fails tells why, and is not made again. */
+/* A call that a signal interrupts is repeated. A call that does a part goes on.
+ * A call that fails tells why, and is not repeated. */
 static void
-test_trouble(void **state)
+test_interrupted_calls_are_made_again(void **state)
 {
     static const struct { const char *call; int times, os, want; } rows[] = {
         { "open", 3, EINTR, 0 }, { "open", 1, EMFILE, EMFILE },
@@ -476,7 +477,7 @@ test_trouble(void **state)
 /* Only READ_LINKED follows a link at the end of the path; a link that leads
  * nowhere makes no file there. A link on the way is the owner's. */
 static void
-test_open_link(void **state)
+test_only_read_linked_follows_a_link(void **state)
 {
     static const struct { int how, os; } all[] = {
         { KAWS__READ, ELOOP }, { KAWS__WRITE, ELOOP }, { KAWS__NEW, EEXIST },
@@ -508,7 +509,7 @@ test_open_link(void **state)
 /* Pipe, socket, folder, device: opened or refused at once, with an error that
  * has words, and not regular. */
 static void
-test_open_odd(void **state)
+test_odd_files_are_refused_at_once(void **state)
 {
     struct sockaddr_un name = { .sun_family = AF_UNIX };
     const char *paths[] = { in_folder("odd"), in_folder("b"), folder,
@@ -542,7 +543,7 @@ test_open_odd(void **state)
 /* No descriptor of ours is inherited by a program that the server starts, and
  * no file of ours can be read by others, whatever the umask. */
 static void
-test_modes(void **state)
+test_no_file_is_inherited_or_readable(void **state)
 {
     mode_t mask = umask(0);
     struct stat st;
@@ -570,7 +571,7 @@ test_modes(void **state)
 /* Whose a file is, who else may use it, and how many names it has; each change
  * of its bytes or of its name moves a time. */
 static void
-test_stat_more(void **state)
+test_stat_tells_owner_mode_and_names(void **state)
 {
     static const struct { mode_t mode; int read, write; } modes[] = {
         { 0600, 0, 0 }, { 0400, 0, 0 }, { 0640, 1, 0 }, { 0604, 1, 0 },
@@ -613,9 +614,10 @@ test_stat_more(void **state)
 
 /* ---- POSIX: calls that do half, or lack -------------------------------- */
 
-/* What was done before the failure is told, and is in the file. */
+/* The bytes that were done before the failure are counted, and are in the
+ * file. */
 static void
-test_done_before(void **state)
+test_bytes_done_before_a_failure_count(void **state)
 {
     int fd = file_of("a", "0123456789");
     char out[16];
@@ -636,8 +638,8 @@ test_done_before(void **state)
 }
 
 
-/* Where two names cannot change places nothing is done; where a name cannot be
- * given to a file alone, a link does it, and the first name stays. */
+/* If two names cannot be exchanged, nothing is done. If a rename cannot refuse
+ * to replace a file, a link does it, and the first name stays. */
 static void
 test_rename_falls_back(void **state)
 {
@@ -723,7 +725,7 @@ another_process(const char *path, HANDLE *input)
 /* The other process holds both slots; it lets go by ending, or by being
  * killed. */
 static void
-test_lock_other_process(void **state)
+test_another_process_excludes_us(void **state)
 {
     int a = file_of("a", ""), killed;
     HANDLE process, input;
@@ -760,8 +762,8 @@ close_later(void *handle)
 }
 
 
-/* What somebody has open and shares is replaced and removed at once; what he
- * does not share, when he is done. */
+/* A file that another has open and shares is replaced and removed at once; a
+ * file that he does not share, when he is done. */
 static void
 test_replace_what_is_open(void **state)
 {
@@ -794,7 +796,7 @@ test_replace_what_is_open(void **state)
 
 /* Names that are no UTF-8, that are, and that are too long. */
 static void
-test_wide_names(void **state)
+test_names_that_are_no_utf8(void **state)
 {
     char longer[400];
     kaws__stat st;
@@ -831,25 +833,25 @@ main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_paths),
-        IN_FOLDER(test_open),
+        IN_FOLDER(test_open_makes_or_finds_a_file),
         IN_FOLDER(test_read_and_write),
         IN_FOLDER(test_stat_and_truncate),
         IN_FOLDER(test_rename),
-        IN_FOLDER(test_names),
-        IN_FOLDER(test_lock),
-        IN_FOLDER(test_lock_shared),
-        IN_FOLDER(test_trouble),
+        IN_FOLDER(test_a_missing_file_counts_as_removed),
+        IN_FOLDER(test_two_descriptors_exclude_each_other),
+        IN_FOLDER(test_a_share_excludes_the_whole_lock),
+        IN_FOLDER(test_interrupted_calls_are_made_again),
 #if !defined(_WIN32)
-        IN_FOLDER(test_open_link),
-        IN_FOLDER(test_open_odd),
-        IN_FOLDER(test_modes),
-        IN_FOLDER(test_stat_more),
-        IN_FOLDER(test_done_before),
+        IN_FOLDER(test_only_read_linked_follows_a_link),
+        IN_FOLDER(test_odd_files_are_refused_at_once),
+        IN_FOLDER(test_no_file_is_inherited_or_readable),
+        IN_FOLDER(test_stat_tells_owner_mode_and_names),
+        IN_FOLDER(test_bytes_done_before_a_failure_count),
         IN_FOLDER(test_rename_falls_back),
 #else
-        IN_FOLDER(test_lock_other_process),
+        IN_FOLDER(test_another_process_excludes_us),
         IN_FOLDER(test_replace_what_is_open),
-        IN_FOLDER(test_wide_names),
+        IN_FOLDER(test_names_that_are_no_utf8),
 #endif
     };
 

@@ -48,7 +48,7 @@ new_error(void)
 
 
 static void
-test_status_text(void **state)
+test_each_status_has_a_text(void **state)
 {
     static const struct { int status; const char *text; } all[] = {
 #define X(name, text) { KAWS_##name, text },
@@ -72,9 +72,9 @@ test_status_text(void **state)
 }
 
 
-/* Each way to fill an error: what it says, and what it leaves as it was. */
+/* Each way to fill an error: what it sets, and what it leaves unchanged. */
 static void
-test_fill(void **state)
+test_each_way_to_fill_an_error(void **state)
 {
     kaws_error *err = new_error();
     char want[128];
@@ -117,10 +117,10 @@ test_fill(void **state)
 }
 
 
-/* Sentences of all lengths about the array's are cut: by themselves, in front
- * of a reason of the system's, which stays whole, and between other words. */
+/* Sentences about as long as the array are cut: alone, before a reason of the
+ * system's, which stays whole, and between other words. */
 static void
-test_cut(void **state)
+test_a_long_sentence_is_cut(void **state)
 {
     char text[700], want[1400], reason[64];
     size_t len, cut = 511;
@@ -161,7 +161,7 @@ test_cut(void **state)
 
 
 static void
-test_log(void **state)
+test_a_log_line_has_its_tag_and_level(void **state)
 {
     heard h;
     kaws_hooks hooks = hooks_to(&h);
@@ -180,7 +180,7 @@ test_log(void **state)
 
 /* Who may read and write a file or folder, and what is said about it. */
 static void
-test_access(void **state)
+test_who_may_use_a_file(void **state)
 {
     static const struct { kaws__stat st; const char *said; } rows[] = {
         { { .regular = 1, .mine = 1 }, NULL },
@@ -225,7 +225,7 @@ check_plain(const char *text, const char *want, size_t room)
 /* Whatever a caller put into it: every byte, and many, at every end of the
  * array; backslashes, which may be of an escape, stay. */
 static void
-test_one_plain_line(void **state)
+test_any_text_becomes_one_plain_line(void **state)
 {
     char text[700], want[2900], reason[64];
     kaws_error *err = new_error();
@@ -261,9 +261,9 @@ test_one_plain_line(void **state)
 }
 
 
-/* All of a number, also where a long has 32 bits. */
+/* All digits of a number, even if a long has 32 bits. */
 static void
-test_decimal(void **state)
+test_all_digits_are_written(void **state)
 {
     static const struct { uint64_t n; const char *text; } rows[] = {
         { 0, "0" }, { 9, "9" }, { 10, "10" }, { 4294967295u, "4294967295" },
@@ -286,13 +286,13 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_status_text),
-        cmocka_unit_test(test_fill),
-        cmocka_unit_test(test_cut),
-        cmocka_unit_test(test_decimal),
-        cmocka_unit_test(test_log),
-        cmocka_unit_test(test_access),
-        cmocka_unit_test(test_one_plain_line)
+        cmocka_unit_test(test_each_status_has_a_text),
+        cmocka_unit_test(test_each_way_to_fill_an_error),
+        cmocka_unit_test(test_a_long_sentence_is_cut),
+        cmocka_unit_test(test_all_digits_are_written),
+        cmocka_unit_test(test_a_log_line_has_its_tag_and_level),
+        cmocka_unit_test(test_who_may_use_a_file),
+        cmocka_unit_test(test_any_text_becomes_one_plain_line)
     };
 
     return cmocka_run_group_tests_name("err", tests, NULL, NULL);

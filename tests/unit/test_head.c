@@ -71,7 +71,7 @@ static const struct {
 
 
 static void
-test_wanted(void **state)
+test_a_wanted_header_is_found(void **state)
 {
     kaws_header wanted[] = { { .name = "ETag" },
                              { .name = "x-amz-meta-place" } };
@@ -93,8 +93,9 @@ test_wanted(void **state)
 }
 
 
-/* Date and its like can be wanted, too, and of one name two may be. Where no
- * header is wanted, none is kept, even if the hook emptied the reply. */
+/* Date and similar headers can be wanted, too, and one name may be wanted
+ * twice. If no header is wanted, none is kept, even if the hook emptied the
+ * reply. */
 static void
 test_what_every_reply_has(void **state)
 {
@@ -130,7 +131,7 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wanted),
+        cmocka_unit_test(test_a_wanted_header_is_found),
         cmocka_unit_test(test_what_every_reply_has)
     };
 

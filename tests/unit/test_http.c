@@ -65,11 +65,11 @@ static const struct {
 };
 
 
-/* Who has a hook is asked for neither CA file nor proxy. What it fills in is
- * made fit: it may forget both NULs, and AWS's ids have letters, digits and
- * '-' alone. */
+/* With a hook, neither CA file nor proxy is checked. What the hook fills in is
+ * corrected: it may forget both NULs, and AWS's ids have only letters, digits
+ * and '-'. */
 static void
-test_hook(void **state)
+test_what_a_hook_returns_is_made_fit(void **state)
 {
     struct world *w = *state;
     kaws_hooks hooks = w->f.hooks;
@@ -118,7 +118,7 @@ test_hook(void **state)
 
 /* Each host's last 256 request ids are known, however busy the others are. */
 static void
-test_request_ids(void **state)
+test_a_hosts_last_request_ids_are_known(void **state)
 {
     static kaws__http http;
     struct world *w = *state;
@@ -155,7 +155,7 @@ test_request_ids(void **state)
 }
 
 
-/* What is written of a body is wiped: by a hook it may be all of its room. */
+/* All that was written of a body is wiped; a hook may fill the whole array. */
 static void
 test_bodies_are_wiped(void **state)
 {
@@ -188,9 +188,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_hook, world_begin, world_end),
-        cmocka_unit_test_setup_teardown(test_request_ids, world_begin,
-                                        world_end),
+        cmocka_unit_test_setup_teardown(test_what_a_hook_returns_is_made_fit,
+                                        world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_a_hosts_last_request_ids_are_known,
+                                        world_begin, world_end),
         cmocka_unit_test(test_bodies_are_wiped)
     };
 

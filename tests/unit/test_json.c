@@ -1,7 +1,7 @@
-/* test_json.c - room json: what is taken, what is refused, and where
+/* test_json.c - room json: which texts are read, which are refused, and where
  *
- * Texts lie in blocks of exactly their size, so that a sanitizer sees it if the
- * reader looks a byte too far.
+ * Texts lie in blocks of exactly their size, so a sanitizer sees any read
+ * beyond the end.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -163,7 +163,7 @@ nest(char *out, const char *pattern, size_t depth, size_t *deepest)
 
 
 static void
-test_depth(void **state)
+test_64_levels_are_read(void **state)
 {
     static const char *const patterns[] = { "[", "{", "[{", "{[", "{{[" };
     char *text = malloc(8 * 100000);
@@ -185,9 +185,10 @@ test_depth(void **state)
 }
 
 
-/* Closing a level must show which kind the one around it is. */
+/* After a level is closed, the reader must know the kind of the level around
+ * it. */
 static void
-test_depth_kinds(void **state)
+test_each_level_closes_as_it_opened(void **state)
 {
     char text[1024];
     size_t n, place, deepest, round;
@@ -213,7 +214,7 @@ test_depth_kinds(void **state)
 
 /* Only blanks may be cut off. */
 static void
-test_truncated(void **state)
+test_a_cut_text_is_refused(void **state)
 {
     size_t len = strlen(document), n;
     reading whole = read_text(document, len);
@@ -238,9 +239,9 @@ test_truncated(void **state)
 }
 
 
-/* Nothing is wanted: then a member may be of any kind, and there twice. */
+/* If nothing is wanted, a member may be of any kind, and come twice. */
 static void
-test_nothing_wanted(void **state)
+test_unwanted_members_may_be_anything(void **state)
 {
     uint8_t text[] = "{\"a\":1,\"a\":[2]}";
     size_t offset = 99;
@@ -282,7 +283,7 @@ write_all(kaws__buf *out)
 
 
 static void
-test_writer(void **state)
+test_what_is_written_is_read_again(void **state)
 {
     kaws__buf out;
 
@@ -301,9 +302,9 @@ test_writer(void **state)
 }
 
 
-/* Every byte below 128, escaped only where it has to be. */
+/* Every byte below 128 is escaped only if it must be. */
 static void
-test_write_bytes(void **state)
+test_each_byte_is_escaped_if_needed(void **state)
 {
     int c;
 
@@ -324,9 +325,9 @@ test_write_bytes(void **state)
 }
 
 
-/* Whichever allocation fails, the writer goes on quietly, and it shows. */
+/* Whichever allocation fails, the writer goes on, and the buffer has failed. */
 static void
-test_write_no_memory(void **state)
+test_a_writer_without_memory_fails(void **state)
 {
     unit_ledger ledger;
     kaws__buf out;
@@ -352,13 +353,13 @@ main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vectors),
-        cmocka_unit_test(test_depth),
-        cmocka_unit_test(test_depth_kinds),
-        cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_nothing_wanted),
-        cmocka_unit_test(test_writer),
-        cmocka_unit_test(test_write_bytes),
-        cmocka_unit_test(test_write_no_memory)
+        cmocka_unit_test(test_64_levels_are_read),
+        cmocka_unit_test(test_each_level_closes_as_it_opened),
+        cmocka_unit_test(test_a_cut_text_is_refused),
+        cmocka_unit_test(test_unwanted_members_may_be_anything),
+        cmocka_unit_test(test_what_is_written_is_read_again),
+        cmocka_unit_test(test_each_byte_is_escaped_if_needed),
+        cmocka_unit_test(test_a_writer_without_memory_fails)
     };
 
     return cmocka_run_group_tests_name("json", tests, NULL, NULL);

@@ -142,7 +142,7 @@ test_bodies(void **state)
 #define DRY "{\"__type\":\"DryRunOperationException\"}"
 #define ANOTHER "{\"KeyId\":\"" FAKE_EAST2 "\",\"Plaintext\":\"AA==\"}"
 
-/* What kaws_check makes of an answer to its dry run. A 200 is taken for another
+/* What kaws_check makes of an answer to its dry run. A 200 counts as another
  * request's: KMS is asked once more, over a fresh connection. A second one must
  * fit the key. */
 static void

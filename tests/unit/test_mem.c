@@ -1,4 +1,4 @@
-/* test_mem.c - room mem: what is given, and how it is taken back
+/* test_mem.c - room mem: how memory is allocated, resized, wiped and given back
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -10,7 +10,7 @@
 /* ---- wiping ------------------------------------------------------------ */
 
 static void
-test_wipe(void **state)
+test_wipe_zeroes_the_bytes(void **state)
 {
     uint8_t bytes[64];
     size_t from, len, i;
@@ -89,10 +89,11 @@ longest_piece(const void *top)
 }
 
 
-/* A function's local secret is gone from the stack when it has returned; one
- * that was not wiped is found there, or the search would prove nothing. */
+/* A function's local secret is gone from the stack after it has returned. A
+ * secret that was not wiped must be found there, or the search would prove
+ * nothing. */
 static void
-test_wipe_is_kept(void **state)
+test_no_compiler_drops_a_wipe(void **state)
 {
     uint8_t here = 0;
     size_t left, wiped;
@@ -115,7 +116,7 @@ test_wipe_is_kept(void **state)
 /* ---- blocks ------------------------------------------------------------ */
 
 static void
-test_builtin(void **state)
+test_the_builtin_allocator(void **state)
 {
     uint8_t *block = kaws__mem_builtin(NULL, NULL, 0, 100);
 
@@ -127,10 +128,10 @@ test_builtin(void **state)
 }
 
 
-/* What fits of the old block is in the new one; the ledger sees that the old
+/* The new block has what fits of the old one. The ledger checks that the old
  * one was wiped. */
 static void
-test_resize(void **state)
+test_a_resize_wipes_the_old_block(void **state)
 {
     static const size_t lens[] = { 1, 2, 3, 16, 255, 256, 257, 5000 };
     unit_ledger ledger;
@@ -156,9 +157,9 @@ test_resize(void **state)
 }
 
 
-/* Without memory the old block stays as it is, and is still ours. */
+/* Without memory the old block is unchanged, and still ours. */
 static void
-test_resize_no_memory(void **state)
+test_a_failed_resize_changes_nothing(void **state)
 {
     unit_ledger ledger;
     const kaws_hooks *hooks = unit_ledger_open(&ledger);
@@ -180,7 +181,7 @@ test_resize_no_memory(void **state)
 
 
 static void
-test_new_and_free(void **state)
+test_a_new_block_is_zeros(void **state)
 {
     unit_ledger ledger;
     const kaws_hooks *hooks = unit_ledger_open(&ledger);
@@ -204,14 +205,14 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_wipe),
+        cmocka_unit_test(test_wipe_zeroes_the_bytes),
 #if defined(__linux__)
-        cmocka_unit_test(test_wipe_is_kept),
+        cmocka_unit_test(test_no_compiler_drops_a_wipe),
 #endif
-        cmocka_unit_test(test_builtin),
-        cmocka_unit_test(test_resize),
-        cmocka_unit_test(test_resize_no_memory),
-        cmocka_unit_test(test_new_and_free)
+        cmocka_unit_test(test_the_builtin_allocator),
+        cmocka_unit_test(test_a_resize_wipes_the_old_block),
+        cmocka_unit_test(test_a_failed_resize_changes_nothing),
+        cmocka_unit_test(test_a_new_block_is_zeros)
     };
 
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);

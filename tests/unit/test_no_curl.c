@@ -1,5 +1,5 @@
 /* Room http, in a library that was built without libcurl: the caller's hook
- * has to send, and whoever sets none is told so. */
+ * sends, and without a hook kaws_open fails and says so. */
 
 #if !defined(KEYRING_AWS_NO_CURL)
 #define KEYRING_AWS_NO_CURL
@@ -14,7 +14,7 @@
 
 
 static void
-test_no_hook(void **state)
+test_without_a_hook_open_fails(void **state)
 {
     struct world *w = *state;
     kaws *ring = (kaws *)(void *)w;
@@ -28,7 +28,7 @@ test_no_hook(void **state)
 
 
 static void
-test_hook(void **state)
+test_the_hook_sends(void **state)
 {
     struct world *w = *state;
     kaws_key key;
@@ -48,8 +48,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_no_hook, world_begin, world_end),
-        cmocka_unit_test_setup_teardown(test_hook, world_begin, world_end)
+        cmocka_unit_test_setup_teardown(test_without_a_hook_open_fails,
+                                        world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_the_hook_sends,
+                                        world_begin, world_end)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

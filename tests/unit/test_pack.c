@@ -1,7 +1,7 @@
 /* test_pack.c - room pack: sealed values as bytes, and what is refused
  *
- * GOLDEN was laid by hand after the manual's section 7. fuzz/fuzz_sealed.c
- * searches for bytes that are read otherwise than that section says.
+ * GOLDEN was written by hand from the manual's section 7. fuzz/fuzz_sealed.c
+ * searches for bytes that the room does not read as that section says.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -72,7 +72,7 @@ test_golden(void **state)
 
 /* The shortest and the longest value; the latter fills the public maximum. */
 static void
-test_lengths(void **state)
+test_the_longest_value_fits_the_maximum(void **state)
 {
     static uint8_t bytes[KAWS_SEALED_PACKED_MAX];
     kaws_sealed v = value();
@@ -98,9 +98,9 @@ test_lengths(void **state)
 }
 
 
-/* What lies behind the texts and the blob does not travel. */
+/* Bytes after the ends of the texts and the blob are not packed. */
 static void
-test_tails(void **state)
+test_bytes_after_the_ends_are_not_packed(void **state)
 {
     kaws_sealed v = value();
     uint8_t out[GOLDEN_LEN];
@@ -137,7 +137,7 @@ not_packed(const kaws_sealed *v, const char *words)
 
 
 static void
-test_not_packed(void **state)
+test_a_bad_value_is_not_packed(void **state)
 {
     static const char *const arns[] = {
         "", "a", "1234abcd-12ab", "alias/a",
@@ -179,7 +179,7 @@ test_not_packed(void **state)
 
 /* Room for the bytes is enough, one byte less is not. */
 static void
-test_room(void **state)
+test_one_byte_less_is_too_small(void **state)
 {
     kaws_sealed v = value();
     size_t room, len, i;
@@ -233,7 +233,7 @@ not_unpacked(const void *bytes, size_t len, const char *words)
 
 
 static void
-test_cut_and_longer(void **state)
+test_cut_or_longer_bytes_are_refused(void **state)
 {
     uint8_t bytes[2 * GOLDEN_LEN] = GOLDEN;
     size_t len;
@@ -250,7 +250,7 @@ test_cut_and_longer(void **state)
 
 /* Each row changes bytes of the golden value. */
 static void
-test_not_unpacked(void **state)
+test_bad_bytes_are_not_unpacked(void **state)
 {
     static const struct { size_t at; const char *is; size_t len;
                           const char *words; } rows[] = {
@@ -288,9 +288,9 @@ test_not_unpacked(void **state)
 }
 
 
-/* Parts of lengths that they cannot have, though the lengths add up. */
+/* Parts have lengths that they cannot have, although the sum is right. */
 static void
-test_part_lengths(void **state)
+test_bad_lengths_of_parts_are_refused(void **state)
 {
     static const struct { size_t part, len; const char *words; } rows[] = {
         { 0, 0, "KMS key by an ARN" }, { 0, 256, "KMS key by an ARN" },
@@ -317,10 +317,10 @@ test_part_lengths(void **state)
 }
 
 
-/* Whatever bit is turned: it is refused, or it is another value, whose bytes
- * these are. */
+/* Whichever bit is flipped, the bytes are refused, or they are those of a
+ * different value. */
 static void
-test_each_bit(void **state)
+test_no_flipped_bit_is_read_as_before(void **state)
 {
     uint8_t out[GOLDEN_LEN];
     size_t bit, len;
@@ -347,14 +347,14 @@ main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_golden),
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_tails),
-        cmocka_unit_test(test_not_packed),
-        cmocka_unit_test(test_room),
-        cmocka_unit_test(test_cut_and_longer),
-        cmocka_unit_test(test_not_unpacked),
-        cmocka_unit_test(test_part_lengths),
-        cmocka_unit_test(test_each_bit)
+        cmocka_unit_test(test_the_longest_value_fits_the_maximum),
+        cmocka_unit_test(test_bytes_after_the_ends_are_not_packed),
+        cmocka_unit_test(test_a_bad_value_is_not_packed),
+        cmocka_unit_test(test_one_byte_less_is_too_small),
+        cmocka_unit_test(test_cut_or_longer_bytes_are_refused),
+        cmocka_unit_test(test_bad_bytes_are_not_unpacked),
+        cmocka_unit_test(test_bad_lengths_of_parts_are_refused),
+        cmocka_unit_test(test_no_flipped_bit_is_read_as_before)
     };
 
     return cmocka_run_group_tests_name("pack", tests, NULL, NULL);

@@ -518,8 +518,8 @@ test_refused_once(void **state)
 }
 
 
-/* Whose mode is wrong, or which cannot be locked, is said at the opening, and
- * not whenever something is taken over. */
+/* A wrong mode, or a file that cannot be locked, is logged at the opening, and
+ * not whenever something is read in. */
 static void
 test_told_once(void **state)
 {
@@ -619,7 +619,7 @@ test_forged_and_added(void **state)
 }
 
 
-/* ---- what is taken over is durable -------------------------------------- */
+/* ---- what is read in is durable ----------------------------------------- */
 
 /* They died between their write and their sync. What they left is written again
  * and synced before anything is built on it, and before it is shown. */
@@ -813,7 +813,7 @@ test_as_long_as_a_torn_end(void **state)
 }
 
 
-/* Each call of the disk fails once, while the keys of others are taken over: by
+/* Each call of the disk fails once, while the keys of others are read in: by
  * a change, a fetch, or a refresh. All is as before, or as it has to be. */
 static kaws_status
 take_over(struct world *w, int how)

@@ -297,7 +297,7 @@ test_rewrap_twice_the_same_blob(void **state)
 
 
 /* As after more than 256 replies: http has forgotten those of the re-wrap so
- * far, and KMS begins to number anew. */
+ * far, and KMS numbers from the start. */
 static void
 begin_ids_anew(struct world *w)
 {
@@ -428,7 +428,7 @@ test_rewrap_twice_at_once(void **state)
 
 /* While the sixth is on its way: the current KMS key is changed, one that is
  * done and one that is to come are removed, the one on its way and one that is
- * done are made anew, and one is added. */
+ * done are made again, and one is added. */
 static void
 make_traffic(struct world *w)
 {

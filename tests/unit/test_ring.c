@@ -304,7 +304,7 @@ test_bad_blobs(void **state)
                                                               &out));
     }
     memset(sealed.kms_key_arn, 'a', sizeof sealed.kms_key_arn);
-    EXPECT(w, KAWS_ARGUMENT, "has no end", kms_decrypt(w, NULL, &sealed, room,
+    EXPECT(w, KAWS_ARGUMENT, "has no NUL", kms_decrypt(w, NULL, &sealed, room,
                                                        &len));
     assert_int_equal(w->f.requests, 0);
 }

@@ -1,5 +1,5 @@
-/* Room shield: what is kept, for how long, and what ends it; one call to KMS
- * for all who want the same key; and a shield that cannot be had. */
+/* Room shield: which keys are kept, for how long, and what ends it; one call to
+ * KMS for all threads that want the same key; and rings without a shield. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64

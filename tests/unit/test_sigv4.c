@@ -148,7 +148,7 @@ field_or(const unit_file *f, const char *name, const char *other)
 
 
 static void
-test_published(void **state)
+test_aws_published_signatures(void **state)
 {
     unit_file f;
     size_t count = 0, presigned = 0;
@@ -201,7 +201,7 @@ test_published(void **state)
 /* Each row is a request's path (it begins with a slash), query (with a '?') or
  * header x, and what the canonical request has for it. */
 static void
-test_canonical(void **state)
+test_the_canonical_request(void **state)
 {
     static const struct { const char *is, *canonical; } rows[] = {
         { "/", "/" }, { "/a/", "/a/" }, { "//a//b//", "/a/b/" },
@@ -251,7 +251,7 @@ test_canonical(void **state)
 
 /* The path as S3 wants it: nothing is removed, and what is encoded stays. */
 static void
-test_path_as_sent(void **state)
+test_s3_paths_stay_as_they_are(void **state)
 {
     static const struct { const char *is, *canonical; } rows[] = {
         { "", "/" }, { "/", "/" }, { "//a//b//", "//a//b//" },
@@ -283,7 +283,7 @@ test_path_as_sent(void **state)
 
 /* Date and token are signed, once, be they among the headers or not. */
 static void
-test_date_and_token(void **state)
+test_date_and_token_are_signed_once(void **state)
 {
     static const char *const all[] = {
         "Host: example.amazonaws.com", "x-AMZ-date: 20150830T123600Z",
@@ -310,7 +310,7 @@ test_date_and_token(void **state)
 
 /* The payload takes the body's place, and is signed as a header, once. */
 static void
-test_payload(void **state)
+test_a_payload_is_signed_once(void **state)
 {
     static const char *const listed[] = {
         "Host: example.amazonaws.com",
@@ -345,7 +345,7 @@ test_payload(void **state)
 
 /* An unsigned token changes nothing that is signed. */
 static void
-test_unsigned_token(void **state)
+test_an_unsigned_token_changes_nothing(void **state)
 {
     kaws_creds with = { ID, SECRET, "a/token=" };
     kaws_signing q = request();
@@ -369,7 +369,7 @@ test_unsigned_token(void **state)
 /* ---- presigned URLs ---------------------------------------------------- */
 
 static void
-test_presigned(void **state)
+test_a_presigned_url_has_the_signature(void **state)
 {
     static const char *const headers[] = {
         "Host: h", "X!y: 1", "X-Amz-Meta_a: 2", "range:bytes=0-9", NULL
@@ -412,7 +412,7 @@ test_presigned(void **state)
 /* 5 parameters are ours, 6 with a token, 5 again if it is not signed; 64 are
  * signed at most. */
 static void
-test_presigned_most(void **state)
+test_presigned_urls_take_64_parameters(void **state)
 {
     char query[2 * 64 + 1] = "";
     kaws_creds with = { ID, SECRET, "t" };
@@ -442,7 +442,7 @@ test_presigned_most(void **state)
 
 
 static void
-test_presigned_refused(void **state)
+test_which_presigned_urls_are_refused(void **state)
 {
     static const int times[] = { -1, INT_MIN, 604801, INT_MAX };
     kaws_signing q = request();
@@ -493,7 +493,7 @@ test_amz_date(void **state)
 /* ---- everything that is signed, is ------------------------------------- */
 
 static void
-test_all_counts(void **state)
+test_each_signed_part_counts(void **state)
 {
     static const char *const other_host[] = { "Host: example.com", NULL };
     kaws_signing q, plain = request();
@@ -569,7 +569,7 @@ check_room(const kaws_signing *q, const char *words)
 
 
 static void
-test_room(void **state)
+test_one_byte_less_is_too_small(void **state)
 {
     kaws_signing q = request();
 
@@ -586,7 +586,7 @@ test_room(void **state)
 /* 64 headers, with the three that are added, and 64 parameters are signed; 65
  * are refused. */
 static void
-test_most(void **state)
+test_64_headers_and_parameters_are_signed(void **state)
 {
     static char lines[66][24];
     const char *headers[67];
@@ -624,7 +624,7 @@ test_most(void **state)
 /* A path may have any length: here 5,000 segments, all but one of them undone
  * again. */
 static void
-test_long_path(void **state)
+test_a_path_of_any_length_is_signed(void **state)
 {
     static char path[3 * 10000];
     kaws_signing q = request();
@@ -644,7 +644,7 @@ test_long_path(void **state)
 
 /* Names of region and service share a room of 133 bytes, a secret has 256. */
 static void
-test_long_names(void **state)
+test_how_long_names_may_be(void **state)
 {
     char region[200], secret[300];
     kaws_signing q = request();
@@ -683,7 +683,7 @@ test_long_names(void **state)
 
 /* NULL, and what cannot stand between the slashes of the scope. */
 static void
-test_words(void **state)
+test_bad_scope_words_are_refused(void **state)
 {
     static const char *const bad[] = { NULL, "", " ", "a b", "a/b", "/", "a\n",
                                        "\ta", "a\x7f", "\xc3\xbc", "a\r\nb" };
@@ -775,22 +775,22 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_published),
-        cmocka_unit_test(test_canonical),
-        cmocka_unit_test(test_path_as_sent),
-        cmocka_unit_test(test_date_and_token),
-        cmocka_unit_test(test_payload),
-        cmocka_unit_test(test_unsigned_token),
-        cmocka_unit_test(test_presigned),
-        cmocka_unit_test(test_presigned_most),
-        cmocka_unit_test(test_presigned_refused),
+        cmocka_unit_test(test_aws_published_signatures),
+        cmocka_unit_test(test_the_canonical_request),
+        cmocka_unit_test(test_s3_paths_stay_as_they_are),
+        cmocka_unit_test(test_date_and_token_are_signed_once),
+        cmocka_unit_test(test_a_payload_is_signed_once),
+        cmocka_unit_test(test_an_unsigned_token_changes_nothing),
+        cmocka_unit_test(test_a_presigned_url_has_the_signature),
+        cmocka_unit_test(test_presigned_urls_take_64_parameters),
+        cmocka_unit_test(test_which_presigned_urls_are_refused),
         cmocka_unit_test(test_amz_date),
-        cmocka_unit_test(test_all_counts),
-        cmocka_unit_test(test_room),
-        cmocka_unit_test(test_most),
-        cmocka_unit_test(test_long_path),
-        cmocka_unit_test(test_long_names),
-        cmocka_unit_test(test_words),
+        cmocka_unit_test(test_each_signed_part_counts),
+        cmocka_unit_test(test_one_byte_less_is_too_small),
+        cmocka_unit_test(test_64_headers_and_parameters_are_signed),
+        cmocka_unit_test(test_a_path_of_any_length_is_signed),
+        cmocka_unit_test(test_how_long_names_may_be),
+        cmocka_unit_test(test_bad_scope_words_are_refused),
         cmocka_unit_test(test_refused)
     };
 

@@ -1,9 +1,9 @@
-/* Room store: the data file's bytes. The files in golden/ were laid by hand
- * after the manual's section 7 (version 1: empty, with two keys, and the same
- * with an epoch), and must be what this version reads and writes, for good. The
- * rule that tells a torn end from damage is written down here a second time,
- * plainly, and both are asked about every bit and every length of a small file.
- */
+/* Room store: the data file's bytes. The files in golden/ were written by hand
+ * from the manual's section 7 (version 1: empty, with two keys, and the same
+ * with an epoch). This version and all later ones must read and write exactly
+ * these files. The rule that tells a torn end from damage is written here a
+ * second time, plainly. The two must agree on every bit and every length of a
+ * small file. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -212,10 +212,10 @@ goldens[] = {
 };
 
 
-/* Laid by hand they are the same; what is read of them is what was laid; and
- * written again it is the same, byte for byte. */
+/* The files are what the test writes by hand. Reading them gives the same
+ * values, and writing these gives the same bytes. */
 static void
-test_golden(void **state)
+test_golden_files_are_read_and_written(void **state)
 {
     uint8_t digest[32];
     kaws__record want[2], got;
@@ -266,7 +266,7 @@ test_golden(void **state)
 
 /* A ring reads them, and leaves them as they are. */
 static void
-test_golden_opened(void **state)
+test_a_ring_leaves_golden_files_alone(void **state)
 {
     struct world *w = *state;
     kaws__record want[2];
@@ -362,7 +362,7 @@ test_epoch_is_carried(void **state)
 /* ---- records ----------------------------------------------------------- */
 
 static void
-test_round_trips(void **state)
+test_a_record_is_read_as_written(void **state)
 {
     static const size_t names[] = { 1, 2, 254, 255 }, blobs[] = { 1, 255, 256,
                                                                   6143, 6144 };
@@ -413,10 +413,10 @@ expect_wrong(const kaws__record *r, size_t at, int bytes, uint64_t value,
 }
 
 
-/* Fields that no entry can have. In a file they would be under a good digest:
- * whoever can write there can make one. */
+/* Fields that no record can have. In a file their digest would be right: anyone
+ * who can write the file can compute it. */
 static void
-test_bad_records(void **state)
+test_impossible_fields_are_refused(void **state)
 {
     static const char newer[] = "newer version", sum[] = "do not add up",
                       no[] = "no entry can have", arn[] = "not the ARN";
@@ -462,9 +462,10 @@ test_bad_records(void **state)
 }
 
 
-/* Lengths of zero, or too much, that do add up; and what is no ARN of a key. */
+/* Lengths of zero, or too large ones, whose sum is right; and texts that are no
+ * ARN of a key. */
 static void
-test_records_out_of_bounds(void **state)
+test_impossible_lengths_are_refused(void **state)
 {
     static const char *const arns[] = {
         "", "arn", "arn:aws:kms:us-east-1:111122223333:alias/app",
@@ -527,7 +528,7 @@ test_record_len(void **state)
 
 
 static void
-test_types(void **state)
+test_which_types_are_refused(void **state)
 {
     static const char *const types[] = {
         "A", "AES", "aes", "SECRET", "a-b_c", "0", "ABCDEFGHIJKLMNO",
@@ -686,10 +687,10 @@ lay_three(laid *l)
 }
 
 
-/* A file that ends too early. Cleanly closed, it says how long it was, so none
- * is taken for torn; after a crash the last entry may be. */
+/* A file that ends too early. A file that was closed says how long it was, so
+ * nothing counts as torn; after a crash the last record may count as torn. */
 static void
-test_every_truncation(void **state)
+test_each_cut_is_torn_or_damaged(void **state)
 {
     laid l;
     size_t len, last;
@@ -726,11 +727,11 @@ test_every_truncation(void **state)
 }
 
 
-/* Every bit of it, with each of the cells: found, and where. Never is a flip
- * behind the cell's length taken for a torn end, but where it makes the length
- * of the last entry a greater one. */
+/* Each flipped bit is found, and its place, with each committed length. A flip
+ * beyond the committed length never counts as a torn end, unless it makes the
+ * last record's length greater. */
 static void
-test_every_bit(void **state)
+test_each_flipped_bit_is_found(void **state)
 {
     laid l;
     size_t bit, at;
@@ -762,7 +763,7 @@ test_every_bit(void **state)
 /* Two bits: the length of the last entry and its check, so that it asks for
  * more than there is (torn) or less (damaged). */
 static void
-test_another_length(void **state)
+test_a_changed_length_is_torn_or_damaged(void **state)
 {
     laid l;
     size_t n, len, start;
@@ -788,9 +789,9 @@ test_another_length(void **state)
 }
 
 
-/* Sectors that never reached the disk, in a last entry of several. */
+/* Sectors of a long last entry never reached the disk. */
 static void
-test_zeros(void **state)
+test_zero_sectors_count_as_torn(void **state)
 {
     kaws__record r;
     laid l, copy;
@@ -837,10 +838,10 @@ test_zeros(void **state)
 }
 
 
-/* What follows a good file is refused where it was acknowledged, or is longer
- * than an entry can be. */
+/* Bytes after a good file are refused if they count as written, or are more
+ * than an entry can have. */
 static void
-test_rubbish_behind(void **state)
+test_rubbish_after_the_end_is_refused(void **state)
 {
     laid l;
     size_t i;
@@ -940,10 +941,11 @@ lay_one(laid *l)
 }
 
 
-/* Fewer bytes behind an entry than an entry has, under a good digest of the
- * whole; that is the file's last 32 bytes, so it may reach into the entry's. */
+/* After an entry come fewer bytes than an entry has, with a right digest of the
+ * whole. That digest is the file's last 32 bytes, so it may overlap the
+ * entry's. */
 static void
-test_short_rest(void **state)
+test_a_rest_too_short_is_refused(void **state)
 {
     struct world *w = *state;
     char words[80];
@@ -963,9 +965,9 @@ test_short_rest(void **state)
 }
 
 
-/* Lengths that lead out of the file, under a good digest of the whole. */
+/* Lengths that lead beyond the file, with a right digest of the whole. */
 static void
-test_absurd_lengths(void **state)
+test_lengths_beyond_the_file_are_refused(void **state)
 {
     static const uint32_t lengths[] = { 0, 1, 31, 32, 33, 300, 7020, 7021,
                                         0x7fffffff, 0xffffffe0, 0xffffffff };
@@ -994,22 +996,22 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_golden),
-        TEST(test_golden_opened),
+        cmocka_unit_test(test_golden_files_are_read_and_written),
+        TEST(test_a_ring_leaves_golden_files_alone),
         TEST(test_epoch_is_carried),
-        cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_bad_records),
-        cmocka_unit_test(test_records_out_of_bounds),
+        cmocka_unit_test(test_a_record_is_read_as_written),
+        cmocka_unit_test(test_impossible_fields_are_refused),
+        cmocka_unit_test(test_impossible_lengths_are_refused),
         cmocka_unit_test(test_record_len),
-        cmocka_unit_test(test_types),
-        cmocka_unit_test(test_every_truncation),
-        cmocka_unit_test(test_every_bit),
-        cmocka_unit_test(test_another_length),
-        cmocka_unit_test(test_zeros),
-        cmocka_unit_test(test_rubbish_behind),
+        cmocka_unit_test(test_which_types_are_refused),
+        cmocka_unit_test(test_each_cut_is_torn_or_damaged),
+        cmocka_unit_test(test_each_flipped_bit_is_found),
+        cmocka_unit_test(test_a_changed_length_is_torn_or_damaged),
+        cmocka_unit_test(test_zero_sectors_count_as_torn),
+        cmocka_unit_test(test_rubbish_after_the_end_is_refused),
         TEST(test_refused),
-        TEST(test_short_rest),
-        TEST(test_absurd_lengths)
+        TEST(test_a_rest_too_short_is_refused),
+        TEST(test_lengths_beyond_the_file_are_refused)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -57,10 +57,10 @@ sys_mlock(const void *at, size_t len)
 
 /* ---- time and random bytes --------------------------------------------- */
 
-/* The one clock tells the time of day; the other only goes forward. Both count
- * in their unit: 30 ms of sleep are 30 of one and 30,000 of the other. */
+/* One clock tells the time of day; the other only goes forward. Both count in
+ * their unit: 30 ms of sleep are 30 of one and 30,000 of the other. */
 static void
-test_clocks(void **state)
+test_both_clocks_run_in_their_units(void **state)
 {
     int64_t day = (int64_t)time(NULL) * 1000, now = kaws__sys_now_ms(NULL);
     int64_t start = kaws__sys_ticks_us(), took, ticks = start, later;
@@ -85,7 +85,7 @@ test_clocks(void **state)
 
 /* All bytes are filled, each with anything, and never the same way twice. */
 static void
-test_random(void **state)
+test_random_bytes_fill_the_array(void **state)
 {
     uint8_t ever[64] = { 0 }, once[64], again[64] = { 0 }, seen[256] = { 0 };
     size_t i, round, kinds = 0;
@@ -115,7 +115,7 @@ test_random(void **state)
 /* The texts are the C library's, with what to do behind a semicolon; only ours
  * say more. Each error that our calls can meet has one. */
 static void
-test_error_texts(void **state)
+test_each_error_has_a_text(void **state)
 {
     static const int must[] = {
         EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR,
@@ -154,7 +154,7 @@ test_error_texts(void **state)
 /* ---- pages and symbols ------------------------------------------------- */
 
 static void
-test_pages(void **state)
+test_pages_are_zeros_and_writable(void **state)
 {
     uint8_t *at = kaws__sys_alloc_locked(10000);
     size_t i;
@@ -171,7 +171,7 @@ test_pages(void **state)
 
 /* Whatever is advised, the bytes and those beside them stay as they are. */
 static void
-test_large_pages(void **state)
+test_large_pages_change_no_bytes(void **state)
 {
     const size_t size = 12 << 20;
     uint8_t *at = malloc(size);
@@ -194,10 +194,10 @@ test_large_pages(void **state)
 
 #if !defined(_WIN32)
 
-/* A read that is interrupted or does a part goes on; one that fails, or has no
- * more to give, is an error. */
+/* A read that is interrupted or incomplete goes on. A read that fails or
+ * returns nothing is an error. */
 static void
-test_random_fails(void **state)
+test_a_failed_random_read_is_an_error(void **state)
 {
     static const struct { const char *call; int os, times, want; } rows[] = {
         { "open", EMFILE, 1, EMFILE }, { "read", EINTR, 2, 0 },
@@ -230,7 +230,7 @@ nothing(int signal)
 
 /* A signal does not cut the sleep short. */
 static void
-test_sleep_interrupted(void **state)
+test_a_signal_does_not_end_a_sleep(void **state)
 {
     struct sigaction act = { .sa_handler = nothing }, before;
     struct sigevent event = { .sigev_notify = SIGEV_SIGNAL,
@@ -288,7 +288,7 @@ kernel_flags(const void *at, char flags[512])
 /* The pages are locked, left out of dumps, wiped in a child, and gone when they
  * are given back. If there are none, NULL says so. */
 static void
-test_pages_hidden(void **state)
+test_pages_are_locked_and_not_dumped(void **state)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     uint8_t *at = kaws__sys_alloc_locked(page);
@@ -324,15 +324,16 @@ test_pages_hidden(void **state)
 }
 
 
-/* Whoever asks for a function that all see gets that one: the C library, which
- * does not know it, too, the program, and an address that is nobody's. */
+/* A function that everybody sees is found for every caller: for the C
+ * library, which does not know it, for the program, and for an address that
+ * is nobody's. */
 static void
-test_symbol(void **state)
+test_a_symbol_is_the_one_that_all_see(void **state)
 {
     static const char *const names[] = { "kaws_no_such_function", "memcpy",
                                          "curl_easy_init" };
     void *(*copy)(void *, const void *, size_t) = memcpy;
-    void (*own)(void **) = test_symbol;
+    void (*own)(void **) = test_a_symbol_is_the_one_that_all_see;
     void *callers[3] = { NULL, NULL, callers }, *found = NULL;
     size_t i;
 
@@ -353,17 +354,17 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_clocks),
-        cmocka_unit_test(test_random),
-        cmocka_unit_test(test_error_texts),
-        cmocka_unit_test(test_pages),
-        cmocka_unit_test(test_large_pages),
+        cmocka_unit_test(test_both_clocks_run_in_their_units),
+        cmocka_unit_test(test_random_bytes_fill_the_array),
+        cmocka_unit_test(test_each_error_has_a_text),
+        cmocka_unit_test(test_pages_are_zeros_and_writable),
+        cmocka_unit_test(test_large_pages_change_no_bytes),
 #if !defined(_WIN32)
-        cmocka_unit_test(test_random_fails),
-        cmocka_unit_test(test_sleep_interrupted),
+        cmocka_unit_test(test_a_failed_random_read_is_an_error),
+        cmocka_unit_test(test_a_signal_does_not_end_a_sleep),
         cmocka_unit_test(test_env),
-        cmocka_unit_test(test_pages_hidden),
-        cmocka_unit_test(test_symbol),
+        cmocka_unit_test(test_pages_are_locked_and_not_dumped),
+        cmocka_unit_test(test_a_symbol_is_the_one_that_all_see),
 #endif
     };
 

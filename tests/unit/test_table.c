@@ -179,7 +179,7 @@ random_below(size_t n)
 /* An empty table; an entry that is swapped keeps its row and its serial; a name
  * that is there already is not added. */
 static void
-test_one_by_one(void **state)
+test_entries_are_added_and_swapped(void **state)
 {
     both *b = begin_both(*state, 1);
     kaws__entry *e;
@@ -213,9 +213,10 @@ test_one_by_one(void **state)
 }
 
 
-/* Names are told apart by where key id and user id divide, and by each byte. */
+/* Names differ if any byte differs, or the place where key id and user id
+ * divide. */
 static void
-test_names_apart(void **state)
+test_different_names_are_told_apart(void **state)
 {
     static const char *const names[][2] = {
         { "ab", "" }, { "a", "b" }, { "abc", "" }, { "ab", "c" },
@@ -282,7 +283,7 @@ churn(both *b, int rounds, size_t names)
 
 
 static void
-test_random(void **state)
+test_random_changes_match_an_array(void **state)
 {
     static const struct { int rounds; size_t names; } runs[] = {
         { 4000, 3 }, { 4000, 12 }, { 3000, 40 }, { 600, 500 }, { 9000, 3000 }
@@ -301,10 +302,10 @@ test_random(void **state)
 }
 
 
-/* Names that all want the last slots of the table, so that runs of them go
- * around its end; removed in every order there is. */
+/* Names that all hash to the last slots, so runs of them go around the table's
+ * end. They are removed in every order. */
 static void
-test_wrap_around(void **state)
+test_removal_wraps_around_the_end(void **state)
 {
     both *b = begin_both(*state, 3);
     char names[9][24];
@@ -361,9 +362,9 @@ nth_name(char key[24], char user[24], uint64_t n)
 }
 
 
-/* Different names of one and the same hash, found by looking at many. */
+/* Different names with the same hash, which the test finds among many. */
 static void
-test_collisions(void **state)
+test_names_with_one_hash(void **state)
 {
     enum { TRIED = 400000 };
     both *b = begin_both(*state, 5);
@@ -399,9 +400,9 @@ test_collisions(void **state)
 }
 
 
-/* No memory: nothing has changed, and what was reserved can be used. */
+/* Without memory nothing changes, and what was reserved can be used. */
 static void
-test_no_memory(void **state)
+test_no_memory_changes_nothing(void **state)
 {
     struct world *w = *state;
     both *b = begin_both(w, 9);
@@ -465,10 +466,10 @@ add_image(both *b, size_t count)
 }
 
 
-/* Entries that stand in the file's bytes: each is wiped as it goes, and the
- * bytes are given back with the last, however it went. */
+/* Entries that point into the file's bytes. Each is wiped when it is removed or
+ * replaced, and the bytes are given back with the last one. */
 static void
-test_image(void **state)
+test_the_image_is_wiped_and_given_back(void **state)
 {
     both *b = begin_both(*state, 3);
     const uint8_t *image = add_image(b, 5);
@@ -502,9 +503,10 @@ test_image(void **state)
 }
 
 
-/* A ring that is closed, or whose file was refused half way, gives all back. */
+/* A ring that is closed, or whose file was refused half way, gives back all
+ * memory. */
 static void
-test_image_closed(void **state)
+test_closing_gives_the_image_back(void **state)
 {
     both *b = begin_both(*state, 6);
     kaws__buf none;
@@ -529,14 +531,14 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
     const struct CMUnitTest tests[] = {
-        TEST(test_one_by_one),
-        TEST(test_names_apart),
-        TEST(test_random),
-        TEST(test_wrap_around),
-        TEST(test_collisions),
-        TEST(test_no_memory),
-        TEST(test_image),
-        TEST(test_image_closed)
+        TEST(test_entries_are_added_and_swapped),
+        TEST(test_different_names_are_told_apart),
+        TEST(test_random_changes_match_an_array),
+        TEST(test_removal_wraps_around_the_end),
+        TEST(test_names_with_one_hash),
+        TEST(test_no_memory_changes_nothing),
+        TEST(test_the_image_is_wiped_and_given_back),
+        TEST(test_closing_gives_the_image_back)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -14,7 +14,7 @@
 
 /* As memcmp compares; a text comes before a longer one that begins with it. */
 static void
-test_order(void **state)
+test_texts_are_ordered_as_by_memcmp(void **state)
 {
     static const struct { const char *a, *b; int bare, folded; } rows[] = {
         { "", "", 0, 0 },     { "a", "a", 0, 0 },   { "", "a", -1, -1 },
@@ -49,7 +49,7 @@ test_order(void **state)
 /* ---- hex --------------------------------------------------------------- */
 
 static void
-test_hex(void **state)
+test_hex_digits(void **state)
 {
     uint8_t all[256];
     char want[513], *out;
@@ -179,7 +179,7 @@ test_base64_round_trip(void **state)
 /* Every pair of bytes, side by side, in the middle of a text and across the
  * border of two groups. */
 static void
-test_base64_pairs(void **state)
+test_base64_of_every_pair_of_bytes(void **state)
 {
     static const char *const texts[] = { "AAAAAAAAAAAA", "////////////" };
     size_t i, accepted = 0;
@@ -199,10 +199,10 @@ test_base64_pairs(void **state)
 }
 
 
-/* Texts that are base64 but for a few bytes, and a block of wild ones: several
- * digits may be worked on at once, and none may disturb its neighbour. */
+/* Texts that are base64 except for a few bytes, and a block of random ones.
+ * Several digits may be decoded at once, and none may disturb its neighbour. */
 static void
-test_base64_random(void **state)
+test_base64_with_wrong_bytes_is_refused(void **state)
 {
     size_t round, i, accepted = 0;
 
@@ -236,7 +236,7 @@ keep_even(int c)
 
 
 static void
-test_percent(void **state)
+test_percent_keeps_what_it_is_told_to(void **state)
 {
     char want[3 * 256 + 1];
     size_t len, i, n;
@@ -265,9 +265,9 @@ test_percent(void **state)
 /* ---- UTF-8 ------------------------------------------------------------- */
 
 /* All first and second bytes, with third and fourth ones at the borders; and a
- * character that is cut, behind which nothing is read. */
+ * character that is cut: nothing is read after it. */
 static void
-test_utf8_borders(void **state)
+test_utf8_at_its_borders(void **state)
 {
     static const uint8_t borders[] = {
         0x00, 0x22, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff
@@ -293,7 +293,7 @@ test_utf8_borders(void **state)
 
 /* Every character of Unicode, encoded by the reader's own encoder too. */
 static void
-test_utf8_characters(void **state)
+test_utf8_of_every_character(void **state)
 {
     uint32_t c;
 
@@ -364,7 +364,7 @@ test_show_vectors(void **state)
 /* In arrays of all sizes: the whole, or as much of it as fits before dots; and
  * every byte is escaped, or stands for itself. */
 static void
-test_show_sizes(void **state)
+test_shown_text_fits_any_array(void **state)
 {
     static char whole[2000];
     uint8_t data[256];
@@ -398,7 +398,7 @@ test_show_sizes(void **state)
 
 
 static void
-test_holds(void **state)
+test_a_secret_in_a_text_is_found(void **state)
 {
     static const struct { const char *text, *secret; int holds; } rows[] = {
         { "", "", 0 },             { "abc", "", 0 },        { "", "abc", 0 },
@@ -465,7 +465,7 @@ slow_holds(const char *text, size_t len, const char *secret, size_t secret_len,
 
 /* Against the slow way, over so few letters that much is nearly there. */
 static void
-test_holds_as_the_slow_way(void **state)
+test_a_secret_is_found_as_the_slow_way_does(void **state)
 {
     static const char letters[] = "aAbB1-";
     char text[40], secret[16];
@@ -628,7 +628,7 @@ test_number(void **state)
  * 2038, if its time_t has 32 bits); and the day after each month's last is no
  * date. */
 static void
-test_days(void **state)
+test_each_day_is_a_date(void **state)
 {
     const int64_t end = sizeof(time_t) < 8 ? 24854 : 47847;
     int64_t days, when;
@@ -811,23 +811,23 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_order),
-        cmocka_unit_test(test_hex),
+        cmocka_unit_test(test_texts_are_ordered_as_by_memcmp),
+        cmocka_unit_test(test_hex_digits),
         cmocka_unit_test(test_base64_vectors),
         cmocka_unit_test(test_base64_round_trip),
-        cmocka_unit_test(test_base64_pairs),
-        cmocka_unit_test(test_base64_random),
-        cmocka_unit_test(test_percent),
-        cmocka_unit_test(test_utf8_borders),
-        cmocka_unit_test(test_utf8_characters),
+        cmocka_unit_test(test_base64_of_every_pair_of_bytes),
+        cmocka_unit_test(test_base64_with_wrong_bytes_is_refused),
+        cmocka_unit_test(test_percent_keeps_what_it_is_told_to),
+        cmocka_unit_test(test_utf8_at_its_borders),
+        cmocka_unit_test(test_utf8_of_every_character),
         cmocka_unit_test(test_is_utf8),
         cmocka_unit_test(test_show_vectors),
-        cmocka_unit_test(test_show_sizes),
-        cmocka_unit_test(test_holds),
-        cmocka_unit_test(test_holds_as_the_slow_way),
+        cmocka_unit_test(test_shown_text_fits_any_array),
+        cmocka_unit_test(test_a_secret_in_a_text_is_found),
+        cmocka_unit_test(test_a_secret_is_found_as_the_slow_way_does),
         cmocka_unit_test(test_no_secret_is_let_through),
         cmocka_unit_test(test_number),
-        cmocka_unit_test(test_days),
+        cmocka_unit_test(test_each_day_is_a_date),
         cmocka_unit_test(test_amz_date_ends),
         cmocka_unit_test(test_http_date), cmocka_unit_test(test_iso_date)
     };

@@ -118,7 +118,7 @@ add_up(void *arg)
  * than the system gives. The lock keeps them apart, and all have ended when the
  * call returns. */
 static void
-test_parallel(void **state)
+test_parallel_work_ends_before_it_returns(void **state)
 {
     enum { MAX = KAWS__PARALLEL_MAX };
     static const struct { int count, given, runs; } rows[] = {
@@ -170,7 +170,7 @@ ask_once(void *arg)
 
 
 static void
-test_once(void **state)
+test_once_runs_once(void **state)
 {
     static kaws__once once = KAWS__ONCE;
 
@@ -238,10 +238,10 @@ have_turns(void *arg)
 }
 
 
-/* One has the turn at a time. Twenty threads wait longer than their limit in
- * all, and none gives up, because each turn gets on. */
+/* One thread has the turn at a time. Twenty threads wait longer in all than
+ * their limit, and none gives up, because the turn moves on. */
 static void
-test_turns(void **state)
+test_each_thread_gets_its_turn(void **state)
 {
     queue q;
 
@@ -269,10 +269,11 @@ wait_in_vain(void *arg)
 }
 
 
-/* While nobody gets on, all give up at their limit, asleep until then, whatever
- * the wall clock does. The turn stays with who has it. */
+/* While the turn does not move on, all waiting threads sleep until their limit
+ * and give up, whatever the wall clock does. The thread that has the turn keeps
+ * it. */
 static void
-test_turn_held(void **state)
+test_a_held_turn_ends_at_the_limit(void **state)
 {
     int64_t before = kaws__sys_ticks_us();
     queue q;
@@ -305,9 +306,10 @@ cancel_third(void *asked)
 }
 
 
-/* Who is cancelled gives up, and the turn stays with who has it. */
+/* A thread that is cancelled gives up, and the thread that has the turn keeps
+ * it. */
 static void
-test_turn_cancelled(void **state)
+test_a_cancelled_wait_ends(void **state)
 {
     int asked = 0;
     const kaws_hooks hooks = { .cancelled = cancel_third, .ctx = &asked };
@@ -354,8 +356,8 @@ wait_long(void *arg)
 }
 
 
-/* Who gets the turn is woken at once, and told for how long nobody had got on,
- * so that the whole wait can be limited. */
+/* The thread that gets the turn wakes at once. It is told for how long the turn
+ * had not moved on, so the whole wait can be limited. */
 static void
 test_turn_tells_the_wait(void **state)
 {
@@ -372,9 +374,9 @@ test_turn_tells_the_wait(void **state)
 
 /* ---- POSIX ------------------------------------------------------------- */
 
-/* What cannot be made is not left half made. */
+/* A turn that cannot be made is not left half made. */
 static void
-test_turn_not_made(void **state)
+test_a_turn_that_cannot_be_made(void **state)
 {
     kaws__turn turn;
 
@@ -421,7 +423,7 @@ look_at_mask(void *arg)
 /* The new threads take no signal; the caller's still takes all, even if a
  * thread could not be had. */
 static void
-test_signals(void **state)
+test_new_threads_take_no_signal(void **state)
 {
     masks m = { .caller = pthread_self() };
 
@@ -477,7 +479,7 @@ take_two(kaws__rank first, kaws__rank second, char said[200])
 
 /* Each pair of locks may be taken in one order alone, and a lock only once. */
 static void
-test_order(void **state)
+test_locks_have_one_order(void **state)
 {
     char said[200];
     int a, b;
@@ -493,9 +495,9 @@ test_order(void **state)
 }
 
 
-/* What was given back is not held any more, in whatever order. */
+/* A lock that was given back is not held any more, in whatever order. */
 static void
-test_order_given_back(void **state)
+test_a_lock_given_back_is_not_held(void **state)
 {
     kaws__lock ring, kms;
     kaws__turn turn;
@@ -528,17 +530,17 @@ int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        TEST(test_parallel),
-        TEST(test_once),
-        TEST(test_turns),
-        TEST(test_turn_cancelled),
-        TEST(test_turn_held),
+        TEST(test_parallel_work_ends_before_it_returns),
+        TEST(test_once_runs_once),
+        TEST(test_each_thread_gets_its_turn),
+        TEST(test_a_cancelled_wait_ends),
+        TEST(test_a_held_turn_ends_at_the_limit),
         TEST(test_turn_tells_the_wait),
 #if !defined(_WIN32)
-        TEST(test_turn_not_made),
-        TEST(test_signals),
-        TEST(test_order),
-        TEST(test_order_given_back),
+        TEST(test_a_turn_that_cannot_be_made),
+        TEST(test_new_threads_take_no_signal),
+        TEST(test_locks_have_one_order),
+        TEST(test_a_lock_given_back_is_not_held),
 #endif
     };
 

@@ -1,4 +1,4 @@
-/* Room trust: whose KMS keys are obeyed, and which one seals. */
+/* Room trust: whose KMS keys are used, and which one seals. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -71,7 +71,7 @@ static const struct {
 
 
 static void
-test_check(void **state)
+test_whose_kms_keys_are_trusted(void **state)
 {
     kaws__trust t;
     kaws_error err;
@@ -99,7 +99,7 @@ test_check(void **state)
 
 
 static void
-test_lists(void **state)
+test_which_lists_are_refused(void **state)
 {
     static const char *const good[] = {
         "", OWN, OWN "," OTHER, " " OWN " , " OTHER " ", OWN " " OTHER ","
@@ -147,7 +147,7 @@ open_with_entries(kaws__trust *t, const char *key_id, const char *accounts,
 /* If the settings do not say the own account, the entries limit what it may be;
  * and if the settings name no KMS key at all, they tell it if they agree. */
 static void
-test_entries(void **state)
+test_entries_limit_the_own_account(void **state)
 {
     static const struct {
         const char *key_id, *accounts, *entries;
@@ -206,7 +206,7 @@ test_entries(void **state)
 
 /* Once the own account is known, the entries make no other one trusted. */
 static void
-test_entries_no_more(void **state)
+test_entries_do_not_change_a_known_account(void **state)
 {
     kaws__trust t;
 
@@ -223,9 +223,9 @@ test_entries_no_more(void **state)
 }
 
 
-/* Both accounts are named, and what to do. */
+/* The text names both accounts, and says what to do. */
 static void
-test_words(void **state)
+test_a_refusal_names_both_accounts(void **state)
 {
     static const struct {
         const char *key_id, *accounts, *entries, *arn;
@@ -265,7 +265,7 @@ test_words(void **state)
 }
 
 
-/* An account that nothing but the credentials told is logged, once. */
+/* An account that is known only by the credentials is logged, once. */
 static void
 test_the_first_account_is_logged(void **state)
 {
@@ -307,9 +307,9 @@ test_the_first_account_is_logged(void **state)
 }
 
 
-/* Does KMS have to be asked for the own account first? */
+/* Whether KMS must be asked for the own account first. */
 static void
-test_ask_first(void **state)
+test_when_kms_is_asked_first(void **state)
 {
     static const struct { const char *key_id, *accounts; int ask; } rows[] = {
         { NULL, NULL, 0 },                /* there is nothing to ask with     */
@@ -345,7 +345,7 @@ expect_now(kaws__trust *t, const char *key_id, const char *region,
 
 
 static void
-test_choices(void **state)
+test_a_choice_counts_unless_it_is_stale(void **state)
 {
     kaws__choice first, second;
     kaws__trust t;
@@ -391,10 +391,10 @@ test_choices(void **state)
 }
 
 
-/* An alias that comes to mean another KMS key is told of once, and only if it
- * is the one in use. */
+/* If an alias comes to mean a different KMS key, one line is logged, and only
+ * if that alias is in use. */
 static void
-test_notice(void **state)
+test_a_moved_alias_is_logged_once(void **state)
 {
     static const struct { const char *id, *region, *arn; int told; } rows[] = {
         { "alias/a", "us-east-1", EAST(OWN), 0 },
@@ -429,13 +429,17 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_check), cmocka_unit_test(test_lists),
-        cmocka_unit_test(test_entries), cmocka_unit_test(test_entries_no_more),
-        cmocka_unit_test(test_words), cmocka_unit_test(test_ask_first),
+        cmocka_unit_test(test_whose_kms_keys_are_trusted),
+        cmocka_unit_test(test_which_lists_are_refused),
+        cmocka_unit_test(test_entries_limit_the_own_account),
+        cmocka_unit_test(test_entries_do_not_change_a_known_account),
+        cmocka_unit_test(test_a_refusal_names_both_accounts),
+        cmocka_unit_test(test_when_kms_is_asked_first),
         cmocka_unit_test_setup_teardown(test_the_first_account_is_logged,
                                         world_begin, world_end),
-        cmocka_unit_test(test_choices),
-        cmocka_unit_test_setup_teardown(test_notice, world_begin, world_end)
+        cmocka_unit_test(test_a_choice_counts_unless_it_is_stale),
+        cmocka_unit_test_setup_teardown(test_a_moved_alias_is_logged_once,
+                                        world_begin, world_end)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

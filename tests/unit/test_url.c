@@ -1,4 +1,4 @@
-/* Room url: which hosts and which proxies can be meant. */
+/* Room url: which hosts and which proxies are well formed. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -99,10 +99,10 @@ static const char *const bad[] = {
 };
 
 
-/* What we let through, libcurl can read, and it takes the same host out of it.
- * (Whom socks4 and socks5 ask for is the URL's host.) */
+/* libcurl can read what we accept, and finds the same host in it. (socks4 and
+ * socks5 are asked for the URL's host.) */
 static void
-test_proxies(void **state)
+test_libcurl_reads_the_same_proxy(void **state)
 {
     struct world *w = *state;
     char longest[1025];
@@ -166,9 +166,9 @@ static const struct {
 };
 
 
-/* Which variable counts, as libcurl has it; "" counts for nothing. */
+/* The variable counts that libcurl uses; "" counts as none. */
 static void
-test_proxy_variables(void **state)
+test_which_proxy_variable_counts(void **state)
 {
     struct world *w = *state;
     char text[64], *at, *value;
@@ -199,9 +199,9 @@ test_proxy_variables(void **state)
 }
 
 
-/* Whom a request is for: scheme, host and port, and nothing behind them. */
+/* An origin is scheme, host and port, and nothing after them. */
 static void
-test_origins(void **state)
+test_an_origin_is_scheme_host_and_port(void **state)
 {
     static const struct { const char *url, *origin; } urls[] = {
         { "https://h/", "https://h" }, { "https://h", "https://h" },
@@ -225,10 +225,11 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_origins),
-        cmocka_unit_test_setup_teardown(test_proxies, world_begin, world_end),
-        cmocka_unit_test_setup_teardown(test_proxy_variables, world_begin,
-                                        world_end)
+        cmocka_unit_test(test_an_origin_is_scheme_host_and_port),
+        cmocka_unit_test_setup_teardown(test_libcurl_reads_the_same_proxy,
+                                        world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_which_proxy_variable_counts,
+                                        world_begin, world_end)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

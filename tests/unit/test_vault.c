@@ -1,5 +1,6 @@
-/* Room vault: the file and the table, through disks that fail, ends that are
- * torn, other processes at the file, and threads that wait for each other. */
+/* Room vault: the file and the table change together, even with disks that
+ * fail, torn ends, other processes at the file, and threads that wait for each
+ * other. */
 
 #include "../fault/disk.h"
 
@@ -573,7 +574,7 @@ test_uncertain_committed_length(void **state)
 
 /* ---- others at the file ------------------------------------------------- */
 
-/* What another ring adds is taken over (test_refresh.c); anything else is not.
+/* What another ring adds is read in (test_refresh.c); anything else is not.
  */
 static void
 test_another_ring_changed_it(void **state)

@@ -1,9 +1,9 @@
-/* world.h - what the tests of the upper rooms share: a fake world, a ring in
- * it, and the question whether a call answered as it should
+/* world.h - what the tests of the upper rooms share: the fakes, a ring that
+ * uses them, and checks of what a call answered
  *
- * Include it after keyring_aws.h with its implementation. Every test gets a
- * world of its own; when it ends, the ring is closed, and whatever was
- * allocated must have been given back, wiped.
+ * Include it after keyring_aws.h with its implementation. Every test gets fakes
+ * of its own. When the test ends, the ring is closed, and all memory must have
+ * been wiped and given back.
  */
 
 #if !defined(KAWS_WORLD_H)

@@ -1,10 +1,10 @@
 /* cmocka.h - stands in for cmocka where there is none (musl, Windows)
  *
- * The part of cmocka that our tests use, by the same names, with the same
- * judgement and the same closing lines. Tests are written for cmocka itself;
- * with this folder on the include path they are compiled for this instead.
- * What of cmocka is not here is not missing by accident: add it when a test
- * wants it, and to tests/build/runner.c, where both are compared.
+ * It has the part of cmocka that our tests use, with the same names, verdicts
+ * and closing lines. Tests are written for cmocka itself; with this folder on
+ * the include path they are compiled with this file instead. If a test needs
+ * more of cmocka, add it here, and to tests/build/runner.c, which compares the
+ * two.
  *
  * A test ends by longjmp where it fails, so cmocka's own rule holds here too:
  * what the test had open then stays open. One program is one C file.

@@ -1,8 +1,8 @@
 /* disk_calls.h - disk.h's calls on Windows
  *
- * The same rules, by the same names, for the calls that room disk makes here.
- * No call of Windows is interrupted: where a rule says EINTR, it is used up and
- * the next one asked, as if room disk had called again.
+ * The same rules, by the same names, for the calls that room disk makes on
+ * Windows. No call of Windows is interrupted: a rule that says EINTR is used
+ * up, and the next rule counts, as if room disk had called again.
  */
 
 #if !defined(KAWS_DISKS_H)

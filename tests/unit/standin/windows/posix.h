@@ -1,8 +1,9 @@
-/* posix.h - what of POSIX the tests use and Windows has not, or has otherwise
+/* posix.h - what the tests use of POSIX and Windows lacks, or has in other
+ * forms
  *
- * Included ahead of everything in a test that is compiled for Windows. It is
- * for the tests only: the product has its own Windows functions, in rooms sys,
- * thread and disk.
+ * A test that is compiled for Windows includes it first. It is for the tests
+ * only: the product has its own Windows functions, in rooms sys, thread and
+ * disk.
  */
 
 #if !defined(KAWS_STANDIN_POSIX_H)
