@@ -1330,9 +1330,10 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
 /* Reads the conf file, or asks the source in its place, again. (The ring also
- * does so by itself: section 4.) On failure the old credentials stay in
- * use: CONFIG (the conf file, a profile, the environment), CREDENTIALS (the
- * hook), NETWORK (another thread has been asking for timeout_ms). */
+ * does so by itself: section 4.) On failure the old credentials stay in use:
+ * CONFIG (a file, or the environment), CREDENTIALS (the hook, or a role),
+ * NETWORK (a role's source, or another thread has been asking for timeout_ms),
+ * SERVICE (a role's source). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* With which credentials, and where, the ring calls AWS KMS. */
@@ -6551,8 +6552,8 @@ typedef struct kaws__sources {
     const kaws__source *source;   /* the row that is configured               */
     const char *conf_file;        /* borrowed; may be NULL                    */
     int         native;           /* the row is one of room native's          */
-    const char *profile;          /* and these are borrowed for it            */
-    const char *files[2];         /* config, credentials; or NULL             */
+    const char *profile;          /* as the config has them: borrowed, or     */
+    const char *files[2];         /* NULL; config file, credentials file      */
     char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
@@ -6956,7 +6957,7 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  * ROOM  native   the sources of credentials that config.auth = "native" has
  * ==========================================================================
  * Uses: sys thread disk err mem buf text json ini url http sources
- * Gives: native_open
+ * Gives: native_path native_open
  *
  * A row of the table below has whether the source is configured, and what fills
  * in the credentials or says why there are none. The first row that is
@@ -7075,6 +7076,30 @@ static const char *const kaws__native_files[] = { "the config file",
                                                   "the credentials file" };
 
 
+/* The name of a file, or NULL. The environment is asked each time, because a
+ * program may change it, and frees what it had before. */
+static const char *
+kaws__native_path(const kaws__sources *s, int file)
+{
+    static const char *const names[] = { "AWS_CONFIG_FILE",
+                                         "AWS_SHARED_CREDENTIALS_FILE" };
+
+    return s->files[file] != NULL ? s->files[file]
+                                  : kaws__sys_own_env(names[file]);
+}
+
+
+/* The name of the profile. */
+static const char *
+kaws__native_called(const kaws__sources *s)
+{
+    const char *name = s->profile != NULL ? s->profile
+                                          : kaws__sys_own_env("AWS_PROFILE");
+
+    return name != NULL ? name : "default";
+}
+
+
 /* Whether a section is the profile's: 0: no; 1: yes; 2: yes, and a section that
  * is so by 1 does not count beside it. *bad: what is wrong with the head. */
 static int
@@ -7156,16 +7181,17 @@ static kaws_status
 kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
 {
     const char *const called = kaws__native_files[file];
+    const char *const path = kaws__native_path(n->s, file);
     const char *wrong;
     char shown[KAWS__TEXT_SHOWN];
     int known = 0, line = 0, os;
     kaws__stat st;
     kaws_bytes text;
 
-    if (n->s->files[file] == NULL)
+    if (path == NULL)
         return KAWS_OK;
-    kaws_show(shown, sizeof shown, n->s->files[file]);
-    n->os[file] = os = kaws__native_load(n, n->s->files[file], &text, &st);
+    kaws_show(shown, sizeof shown, path);
+    n->os[file] = os = kaws__native_load(n, path, &text, &st);
     if (os == ENOENT)
         return KAWS_OK;
     if (os != 0)
@@ -7177,7 +7203,8 @@ kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
     if (n->used == KAWS__NATIVE_ROOM)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s is too long: it and the "
                              "other file may have 65535 bytes", called, shown);
-    wrong = kaws__native_parse(text, file, kaws__buf_of(n->s->profile), want,
+    wrong = kaws__native_parse(text, file,
+                               kaws__buf_of(kaws__native_called(n->s)), want,
                                &known, &line);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s: line %d: %s", called,
@@ -7217,20 +7244,11 @@ kaws__native_profile(kaws__native *n, kaws_bytes want[KAWS__PROPERTIES],
 }
 
 
-static void
-kaws__native_say(kaws__native *n, const char *profile)
-{
-    n->s->profile = profile;
-    kaws_show(n->s->shown, sizeof n->s->shown, profile);
-}
-
-
 /* A profile that the settings name. */
 static int
 kaws__native_named(kaws__native *n)
 {
-    if (n->s->profile != NULL)
-        kaws__native_say(n, n->s->profile);
+    kaws_show(n->s->shown, sizeof n->s->shown, kaws__native_called(n->s));
     return n->s->profile != NULL;
 }
 
@@ -7241,11 +7259,10 @@ static int
 kaws__native_usual(kaws__native *n)
 {
     kaws_bytes want[KAWS__PROPERTIES];
-    const char *name = kaws__sys_own_env("AWS_PROFILE");
     kaws_error err;
 
-    kaws__native_say(n, name != NULL ? name : "default");
-    return name != NULL ||
+    (void)kaws__native_named(n);
+    return kaws__sys_own_env("AWS_PROFILE") != NULL ||
            kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
 }
 
@@ -7254,13 +7271,14 @@ kaws__native_usual(kaws__native *n)
 static const char *
 kaws__native_tell(const kaws__native *n, int file, char *out, size_t cap)
 {
+    const char *const path = kaws__native_path(n->s, file);
     char shown[KAWS__TEXT_SHOWN];
 
-    if (n->s->files[file] == NULL)
+    if (path == NULL)
         (void)snprintf(out, cap, "%s is not set", kaws__native_files[file]);
     else
         (void)snprintf(out, cap, "%s %s %s", kaws__native_files[file],
-                       kaws_show(shown, sizeof shown, n->s->files[file]),
+                       kaws_show(shown, sizeof shown, path),
                        n->os[file] != 0 ? "is not there" : "does not have it");
     return out;
 }
@@ -7379,7 +7397,8 @@ kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
     kaws__http_done(seek->http, lent, 0);
     if (status == KAWS_OK)
         return KAWS_OK;
-    if (kaws__thread_pause(hooks, &seek->cancel, 0))
+    if (status == KAWS_CANCELLED ||
+        kaws__thread_pause(hooks, &seek->cancel, 0))
         return kaws__err_cancelled(err, "AWS credentials");
     words = kaws__buf_of(r->text);
     if (a->header != NULL && kaws__text_holds(words, kaws__buf_of(a->header)))
@@ -7640,7 +7659,6 @@ kaws__native_instance_fill(kaws__native *n, kaws_error *err)
 static int
 kaws__native_always(kaws__native *n)
 {
-    n->s->profile = NULL;
     (void)snprintf(n->s->shown, sizeof n->s->shown, "(auth = native)");
     return 1;
 }
@@ -7729,11 +7747,8 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
         return kaws__err_memory(err, "looking for AWS credentials");
     s->native = 1;
     s->profile = cfg->profile;
-    s->files[KAWS__CONFIG_FILE] = cfg->config_file != NULL ? cfg->config_file
-        : kaws__sys_own_env("AWS_CONFIG_FILE");
-    s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file != NULL
-        ? cfg->credentials_file
-        : kaws__sys_own_env("AWS_SHARED_CREDENTIALS_FILE");
+    s->files[KAWS__CONFIG_FILE] = cfg->config_file;
+    s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file;
     while (!row->configured(&n))
         row++;
     s->source = &row->source;
@@ -9533,9 +9548,12 @@ kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
 {
     const kaws__sources *s = &k->creds.sources;
 
-    cfg->conf_file = s->native ? NULL : cfg->conf_file;
-    cfg->config_file = s->files[0];
-    cfg->credentials_file = s->files[1];
+    cfg->config_file = cfg->credentials_file = NULL;
+    if (!s->native)
+        return;
+    cfg->conf_file = NULL;
+    cfg->config_file = kaws__native_path(s, KAWS__CONFIG_FILE);
+    cfg->credentials_file = kaws__native_path(s, KAWS__CREDENTIALS_FILE);
 }
 
 

@@ -406,7 +406,6 @@ test_the_hook_outranks_all(void **state)
     EXPECT(w, KAWS_CREDENTIALS, "the program (hooks.creds)",
            open_and_read(w, &r, &cfg));
     assert_int_equal(r.sources.native, 0);
-    assert_null(r.sources.files[0]);
 }
 
 
@@ -598,6 +597,73 @@ test_one_file_for_two(void **state)
     set("AWS_SHARED_CREDENTIALS_FILE", NULL);
     world_open(w);                        /* it is not looked at              */
     (void)remove(path);
+}
+
+
+/* What the environment had when the ring was opened may be gone. */
+static void
+test_an_environment_that_changes(void **state)
+{
+    struct world *w = *state;
+    char *profile = strdup("AWS_PROFILE=one"), file[160];
+    reading r;
+
+    paths(w, &r);
+    write_file(r.credentials, "[one]\n" KEYS("AK1") "[two]\n" KEYS("AK2"));
+    (void)snprintf(file, sizeof file, "AWS_SHARED_CREDENTIALS_FILE=%s",
+                   r.credentials);
+    assert_int_equal(putenv(profile), 0);
+    assert_int_equal(putenv(file), 0);
+    w->cfg.auth = "native";
+    world_open(w);
+    set("AWS_PROFILE", "two");
+    set("AWS_SHARED_CREDENTIALS_FILE", r.credentials);
+    memset(profile, 'x', strlen(profile));
+    memset(file, 'x', sizeof file);
+    free(profile);
+    OK(w, kaws_reload_creds(w->ring, &w->err));
+    assert_string_equal(w->ring->kms.creds.secrets->signer.id, "AK2");
+    set("AWS_PROFILE", NULL);
+    EXPECT(w, KAWS_CONFIG, "there is no profile",
+           kaws_reload_creds(w->ring, &w->err));
+    kaws__err_clear(&w->err);
+}
+
+
+static int
+once(void *ctx)
+{
+    return ((struct fake *)ctx)->user != NULL &&
+           ++*(int *)((struct fake *)ctx)->user == 1;
+}
+
+
+static int
+send_cancelled(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    (void)ctx;
+    (void)snprintf(r->text, sizeof r->text, "cancelled");
+    return !q->cancelled(q->cancelled_arg) + 1;
+}
+
+
+/* A caller that says so once, while a role is asked for, is heard. */
+static void
+test_cancelled(void **state)
+{
+    struct world *w = *state;
+    int asks = -1000;
+
+    set("AWS_EC2_METADATA_DISABLED", NULL);
+    w->cfg.auth = "native";
+    w->cfg.hooks.send = send_cancelled;
+    w->cfg.hooks.cancelled = once;
+    w->f.user = &asks;
+    world_open(w);
+    asks = 0;
+    EXPECT(w, KAWS_CANCELLED, "waited for AWS credentials",
+           kaws_reload_creds(w->ring, &w->err));
+    kaws__err_clear(&w->err);
 }
 
 
@@ -1080,6 +1146,7 @@ main(void)
         TEST(test_not_a_file), TEST(test_auth),
         TEST(test_a_ring_with_a_profile), TEST(test_strings_are_copied),
         TEST(test_one_file_for_two), TEST(test_no_source_in_a_ring),
+        TEST(test_an_environment_that_changes), TEST(test_cancelled),
         TEST(test_over_http), TEST(test_urls), TEST(test_token_file),
         TEST(test_unreachable_is_remembered), TEST(test_refreshed_early),
         TEST(test_patience)
