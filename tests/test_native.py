@@ -25,6 +25,8 @@ from mysql_fixtures import NO_SCHEMA, ROOT, said
 from botocore.credentials import ContainerProvider, InstanceMetadataProvider    # after its finder
 from botocore.utils import InstanceMetadataFetcher
 
+from test_secrets import Searched
+
 NO_EC2 = {"AWS_EC2_METADATA_DISABLED": "true"}
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 
@@ -352,6 +354,43 @@ def test_what_the_instance_says_of_roles(role, cloud):
     assert cloud.log()["requests"][-3]["action"] == "role" and len(cloud.given) == 1
     cloud.code = "AssumeRoleUnauthorizedAccess"
     assert "It is AssumeRoleUnauthorizedAccess" in lib.call("reload_creds").text
+
+
+@pytest.mark.parametrize("of", ["instance", "container", "profile"])
+def test_no_secret_is_left_in_memory(driver_program, cloud, tmp_path, of):
+    """It is in its one locked page alone, and the one before it is nowhere; also if the source
+    then gives what cannot be used. (The environment of a process is memory, too.)"""
+    def renew() -> str:
+        if of == "profile":
+            keys = cloud.session()
+            write_profiles(tmp_path / "credentials", default=(
+                keys["AccessKeyId"], keys["SecretAccessKey"], keys["Token"]))
+        lib.do("reload_creds")
+        return cloud.users[cloud.given[-1]].secret
+
+    write_profiles(tmp_path / "credentials", default=(ACCESS_KEY_ID, SECRET))
+    env = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), **NO_EC2,
+           "AWS_PROFILE": "default"} if of == "profile" else getattr(cloud, f"of_{of}")
+    with Searched(driver_program, env, endpoint=cloud.url, kms_key_id=KEY_ARN, auth="native") as lib:
+        for _ in range(3):
+            secret = renew()
+            lib.look_for("secret", secret.encode())
+            lib.nothing_is_found()
+            lib.do("check")
+            lib.nothing_is_found()
+            lib.pieces.clear()
+            lib.look_for("old", secret.encode())
+            renew()
+            assert lib.find() == []
+            lib.pieces.clear()
+        lib.look_for("bad", b"bad/secret+0123456789/abcdefghij-0123456")
+        write_profiles(tmp_path / "credentials", default=(
+            "A B", "bad/secret+0123456789/abcdefghij-0123456"))
+        cloud.fault("role" if of == "instance" else of, "reply", times=1, body=json.dumps({
+            "AccessKeyId": "A B", "Expiration": "2027-01-01T00:00:00Z",
+            "SecretAccessKey": "bad/secret+0123456789/abcdefghij-0123456"}))
+        lib.fail("reload_creds")
+        assert lib.find() == []
 
 
 def test_a_container_endpoint_behind_tls(role, cloud, emulator, certs):

@@ -921,6 +921,7 @@ test_urls(void **state)
         { "http:///x", "malformed" }, { "http://", "malformed" },
         { "http://127.0.0.1:99999/", "malformed" },
         { "http://127.0.0.1:/", "malformed" },
+        { "http://127.0.0.1/@x", "form" }, { "http://127.0.0.1/#x", "form" },
         { "ftp://127.0.0.1/", "form" }, { "HTTP://127.0.0.1/", "form" },
         { "127.0.0.1/", "form" }, { "", "form" },
         { "http://127.0.0.1/a b", "form" }, { "http://127.0.0.1/\r\nX: y",
