@@ -267,6 +267,10 @@
  *                       and AWS_SESSION_TOKEN, if there is one; one of the
  *                       first two alone is an error
  *     the profile       AWS_PROFILE names it; or `default`, if a file has it
+ *     the web identity  AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN (IRSA):
+ *                       AWS STS gives the role's credentials for the token in
+ *                       that file. AWS_ROLE_SESSION_NAME, else keyring_aws, is
+ *                       what CloudTrail shows
  *     the container     AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI, as
  *                       ECS, EKS Pod Identity and Greengrass set them
  *     the instance      none of these, unless AWS_EC2_METADATA_DISABLED is
@@ -283,6 +287,11 @@
  * that has role_arn, a login or a process in place of keys is refused. Room ini
  * has the grammar; what it does not have is refused, by line, and no value is
  * ever shown. Both files together may have 65535 bytes.
+ *
+ * STS is asked in the region that the KMS key is in when the ring opens, or at
+ * config.sts_endpoint, over HTTPS as AWS KMS is, for 5 seconds at most. The
+ * request is not signed: the token, of 20000 bytes at most, is the proof, and
+ * is read again each time.
  *
  * Container and instance are asked over HTTP: without a proxy, without
  * following redirects, each time over a connection of its own, for 2 seconds at
@@ -1153,6 +1162,7 @@ typedef struct kaws_config {
     const char *config_file;      /* of profiles; NULL: AWS_CONFIG_FILE's     */
     const char *credentials_file; /* NULL: AWS_SHARED_CREDENTIALS_FILE's      */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
+    const char *sts_endpoint;     /* the same, for AWS STS                    */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
@@ -1339,8 +1349,9 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 /* With which credentials, and where, the ring calls AWS KMS. */
 typedef struct kaws_identity {
     char    source[24];           /* "the conf file", "the program", "the
-                                   * environment", "the profile", "the
-                                   * container", "the instance", "no source"  */
+                                   * environment", "the profile", "the web
+                                   * identity", "the container", "the
+                                   * instance", "no source"                   */
     char    access_key_end[5];    /* last four of the access key id; "": there
                                    * is none, or it does not look like AWS's  */
     char    account[13];          /* the own account; "": not known yet       */
@@ -1586,7 +1597,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *  in which a user needs it, so the story starts again here:
  *
  *      the system      lobby  sys  thread  disk
- *      basics          err  mem  buf  text  json  ini  crypto
+ *      basics          err  mem  buf  text  json  xml  ini  crypto
  *      a request       sigv4  url  head  curl  http
  *      credentials     sources  native  creds
  *      AWS KMS         arn  trust  fault  shield  calls  kms  pack
@@ -4636,6 +4647,222 @@ kaws__json_number(kaws__buf *out, size_t value)
 
 
 /* ==========================================================================
+ * ROOM  xml      read the replies of AWS STS
+ * ==========================================================================
+ * Uses: buf text json
+ * Gives: xml_read
+ *
+ * A reply of STS is a tree of elements, of which a few leaves are wanted. The
+ * reader is a cursor that walks the elements once, as that of room json: it
+ * neither recurses nor allocates, keeps the open elements in an array, decodes
+ * the text of a wanted leaf in place, and hands out views. It takes the XML
+ * that STS sends and refuses the rest, above all a DOCTYPE, and so all that
+ * entities can do.
+ */
+
+#define KAWS__XML_DEPTH 16        /* of elements that are open                */
+
+typedef struct kaws__xml {
+    uint8_t    *at, *end;
+    const char *bad;              /* what is wrong at `at`; NULL while well   */
+    int         depth;
+    kaws_bytes  open[KAWS__XML_DEPTH];
+} kaws__xml;
+
+
+static int
+kaws__xml_fail(kaws__xml *x, const char *what)
+{
+    x->bad = what;
+    return 0;
+}
+
+
+static int
+kaws__xml_is_blank(int c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+
+static void
+kaws__xml_skip_blanks(kaws__xml *x)
+{
+    while (x->at < x->end && kaws__xml_is_blank(*x->at))
+        x->at++;
+}
+
+
+/* The name of an element: letters, digits and - _ . : */
+static int
+kaws__xml_name(kaws__xml *x, kaws_bytes *name)
+{
+    name->at = x->at;
+    while (x->at < x->end && (kaws__text_folded(*x->at) ||
+                              memchr("-_.:", *x->at, 4) != NULL))
+        x->at++;
+    name->len = (size_t)(x->at - name->at);
+    return name->len > 0 || kaws__xml_fail(x, "an element without a name");
+}
+
+
+/* What an entity stands for, at its &; it is passed. */
+static int
+kaws__xml_entity(kaws__xml *x, uint8_t *out)
+{
+    static const struct { const char *name; uint8_t byte; } known[] = {
+        { "&amp;", '&' }, { "&lt;", '<' }, { "&gt;", '>' }, { "&quot;", '"' },
+        { "&apos;", '\'' }
+    };
+    const uint8_t *const semi = memchr(x->at, ';', (size_t)(x->end - x->at));
+    kaws_bytes name = { x->at, 0 };
+    uint32_t code = 0;
+    size_t i;
+
+    if (semi == NULL)
+        return kaws__xml_fail(x, "an & without its ;");
+    name.len = (size_t)(semi - x->at) + 1;
+    for (i = 0; i < sizeof known / sizeof known[0] && code == 0; i++)
+        if (kaws__buf_same(name, kaws__buf_of(known[i].name)))
+            code = known[i].byte;
+    if (code == 0 && name.len > 3 && name.at[1] == '#')
+        (void)kaws__text_number((kaws_bytes){ name.at + 2, name.len - 3 },
+                                126, &code);
+    if (code < 9)
+        return kaws__xml_fail(x, "an entity that STS does not use");
+    x->at += name.len;
+    *out = (uint8_t)code;
+    return 1;
+}
+
+
+/* The text up to the next tag. Its entities are decoded in place. */
+static int
+kaws__xml_text(kaws__xml *x, kaws_bytes *out)
+{
+    uint8_t *to = x->at;
+
+    out->at = to;
+    while (x->at < x->end && *x->at != '<')
+        if (*x->at != '&')
+            *to++ = *x->at++;
+        else if (!kaws__xml_entity(x, to++))
+            return 0;
+    out->len = (size_t)(to - out->at);
+    return x->at < x->end || kaws__xml_fail(x, "the text is cut short");
+}
+
+
+/* The rest of a start tag. 1: the element is open; 0: it is empty, or bad. */
+static int
+kaws__xml_attributes(kaws__xml *x)
+{
+    int quote = 0, last = 0;
+
+    for (; x->at < x->end && (quote != 0 || *x->at != '>'); x->at++) {
+        last = *x->at;
+        if (last == '<')
+            return kaws__xml_fail(x, "a < in a tag");
+        if (quote == 0 && (last == '"' || last == '\''))
+            quote = last;
+        else if (quote == last)
+            quote = 0;
+    }
+    if (x->at == x->end)
+        return kaws__xml_fail(x, "a tag is cut short");
+    x->at++;
+    return last != '/';
+}
+
+
+/* Whether a wanted "Parent/Name" is the element that was opened last. */
+static int
+kaws__xml_is(const kaws__xml *x, const char *path)
+{
+    const size_t n = strcspn(path, "/");
+    const kaws_bytes parent = { (const uint8_t *)path, n };
+
+    return x->depth > 1 && kaws__buf_same(x->open[x->depth - 2], parent) &&
+           kaws__buf_same(x->open[x->depth - 1], kaws__buf_of(path + n + 1));
+}
+
+
+/* A start tag, and the text of the element, if that is wanted. */
+static void
+kaws__xml_element(kaws__xml *x, kaws__member *want, size_t count)
+{
+    kaws_bytes text;
+    size_t i = 0;
+
+    if (x->depth == KAWS__XML_DEPTH) {
+        (void)kaws__xml_fail(x, "nested too deeply");
+        return;
+    }
+    if (!kaws__xml_name(x, &x->open[x->depth]) || !kaws__xml_attributes(x))
+        return;
+    x->depth++;
+    while (i < count && !kaws__xml_is(x, want[i].name))
+        i++;
+    if (i == count || !kaws__xml_text(x, &text))
+        return;
+    if (x->end - x->at < 2 || x->at[1] != '/' || want[i].value.at != NULL)
+        (void)kaws__xml_fail(x, "a wanted element is there twice, or holds "
+                             "others");
+    want[i].value = text;
+}
+
+
+/* Reads one document and nothing after it. Of the wanted leaves, each comes at
+ * most once. Returns NULL, or what is wrong, and where in *offset. The text is
+ * changed in place, and the views point into it. */
+static const char *
+kaws__xml_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
+               size_t *offset)
+{
+    kaws__xml x = { .at = text, .end = text + len };
+    kaws_bytes name = { text, len };
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        want[i].value = (kaws_bytes){ NULL, 0 };
+    if (!kaws__text_is_utf8(name) || (len > 0 && memchr(text, 0, len) != NULL))
+        (void)kaws__xml_fail(&x, "not UTF-8");
+    kaws__xml_skip_blanks(&x);
+    if (kaws__buf_begins((kaws_bytes){ x.at, (size_t)(x.end - x.at) },
+                         "<?xml ")) {
+        x.at += strlen("<?xml ");
+        (void)kaws__xml_attributes(&x);
+    }
+    kaws__xml_skip_blanks(&x);
+    if (x.bad == NULL && x.at == x.end)
+        (void)kaws__xml_fail(&x, "an element was expected");
+    while (x.bad == NULL) {
+        if (x.depth > 0 && *x.at != '<') {
+            (void)kaws__xml_text(&x, &name);
+        } else if (*x.at++ != '<') {
+            (void)kaws__xml_fail(&x, "an element was expected");
+        } else if (x.at == x.end || *x.at != '/') {
+            kaws__xml_element(&x, want, count);
+        } else if (x.at++, kaws__xml_name(&x, &name)) {
+            kaws__xml_skip_blanks(&x);
+            if (x.at == x.end || *x.at++ != '>' || x.depth == 0 ||
+                !kaws__buf_same(name, x.open[--x.depth]))
+                (void)kaws__xml_fail(&x, "an end that is not the last "
+                                     "element's");
+        }
+        kaws__xml_skip_blanks(&x);
+        if (x.depth == 0 || x.at == x.end)
+            break;
+    }
+    if (x.bad == NULL && (x.depth > 0 || x.at < x.end))
+        (void)kaws__xml_fail(&x, x.depth > 0 ? "the text is cut short"
+                             : "something follows the last element");
+    *offset = (size_t)(x.at - text);
+    return x.bad;
+}
+
+
+/* ==========================================================================
  * ROOM  ini      read the profile files of AWS's tools
  * ==========================================================================
  * Uses: buf
@@ -6513,7 +6740,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err mem buf text sigv4 http
+ * Uses: thread disk err mem buf text sigv4 url http
  * Gives: sources_judge sources_open sources_read sources_end
  *
  * A source has a name, and a function that finds credentials or says why there
@@ -6554,6 +6781,7 @@ typedef struct kaws__sources {
     int         native;           /* the row is one of room native's          */
     const char *profile;          /* as the config has them: borrowed, or     */
     const char *files[2];         /* NULL; config file, credentials file      */
+    char        sts_url[KAWS__URL_MAX];
     char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
@@ -6956,7 +7184,7 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 /* ==========================================================================
  * ROOM  native   the sources of credentials that config.auth = "native" has
  * ==========================================================================
- * Uses: sys thread disk err mem buf text json ini url http sources
+ * Uses: sys thread disk err mem buf text json xml ini sigv4 url http sources
  * Gives: native_path native_open
  *
  * A row of the table below has whether the source is configured, and what fills
@@ -6976,7 +7204,8 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  */
 
 #define KAWS__NATIVE_ROOM 65536   /* bytes of both files, or of a reply       */
-#define KAWS__NATIVE_LINE  8192   /* and, in front, of a header line          */
+#define KAWS__NATIVE_LINE 24576   /* and, in front, of a header line or a form*/
+#define KAWS__NATIVE_TOKEN 20000  /* bytes of a web identity's token          */
 #define KAWS__NATIVE_ALL  (KAWS__NATIVE_ROOM + KAWS__NATIVE_LINE)
 #define KAWS__NATIVE_URL   1024
 #define KAWS__NATIVE_MS    1000   /* to connect, and again for the reply      */
@@ -6995,6 +7224,8 @@ typedef struct kaws__native {     /* one reading                              */
 
 typedef struct kaws__asked {      /* a request over HTTP                      */
     const char *method, *header;  /* the header may be NULL                   */
+    kaws_bytes  body;             /* a form for AWS STS; or empty             */
+    kaws_bytes  secret;           /* in header or body: no error may have it  */
     const char *hint;             /* what to do if it fails                   */
     char        url[KAWS__NATIVE_URL];
 } kaws__asked;
@@ -7373,15 +7604,19 @@ kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
                  kaws_error *err)
 {
     const kaws__seek *seek = n->seek;
-    const char *const headers[] = { a->header, "Accept: application/json",
-                                    NULL };
+    const int form = a->body.len > 0;
+    const char *const headers[] = {
+        a->header, form ? "Content-Type: application/x-www-form-urlencoded; "
+                          "charset=utf-8" : "Accept: application/json", NULL
+    };
     const kaws_hooks *const hooks = n->s->hooks;
     int64_t took = hooks->ticks_ms(hooks->ctx) - n->begun_ms;
     int64_t left = seek->left_ms - (took > 0 ? took : 0);
-    kaws_request q = { .url = a->url, .method = a->method, .direct = 1,
+    kaws_request q = { .url = a->url, .method = a->method, .direct = !form,
                        .headers = headers + (a->header == NULL),
+                       .body = a->body,
                        .connect_timeout_ms = KAWS__NATIVE_MS,
-                       .timeout_ms = 2 * KAWS__NATIVE_MS,
+                       .timeout_ms = (form ? 5 : 2) * KAWS__NATIVE_MS,
                        .fresh_connection = 1,
                        .cancelled = seek->cancel.asked,
                        .cancelled_arg = seek->cancel.arg };
@@ -7401,10 +7636,11 @@ kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
         kaws__thread_pause(hooks, &seek->cancel, 0))
         return kaws__err_cancelled(err, "AWS credentials");
     words = kaws__buf_of(r->text);
-    if (a->header != NULL && kaws__text_holds(words, kaws__buf_of(a->header)))
+    if (kaws__text_holds(words, a->secret))
         words.len = 0;
     return kaws__err_set(err, KAWS_NETWORK, "cannot reach %s at %s for AWS "
-                         "credentials: %s%s", n->s->source->name,
+                         "credentials: %s%s", form ? "AWS STS"
+                         : n->s->source->name,
                          KAWS__SHOW(kaws__buf_of(a->url)), KAWS__QUOTE(words),
                          a->hint);
 }
@@ -7491,6 +7727,150 @@ kaws__native_header(kaws__native *n, const char *name, kaws_bytes value)
 }
 
 
+/* ---- AWS STS: a web identity --------------------------------------------- */
+
+/* What an error of STS means, by the beginning of its code; the last row is for
+ * all others. */
+static const struct { const char *code; kaws_status status; const char *hint; }
+kaws__native_faults[] = {
+    { "ExpiredToken", KAWS_CREDENTIALS, "the token has expired: is its file "
+      "still renewed?" },
+    { "InvalidIdentityToken", KAWS_CREDENTIALS, "does IAM know the provider of "
+      "the token, and is the token meant for sts.amazonaws.com?" },
+    { "IDPCommunicationError", KAWS_SERVICE, "AWS cannot reach the provider of "
+      "the token" },
+    { "Throttl", KAWS_SERVICE, "it is asked too often" },
+    { "SlowDown", KAWS_SERVICE, "it is asked too often" },
+    { "RegionDisabled", KAWS_CREDENTIALS, "switch AWS STS on in this region" },
+    { "", KAWS_CREDENTIALS, "may this identity assume the role? See the role's "
+      "trust policy" }
+};
+
+
+/* STS refused. */
+static kaws_status
+kaws__native_sts_refused(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                         kaws_error *err)
+{
+    kaws__member want = { .name = "Error/Code" };
+    char code[64] = "no error type";
+    size_t offset, i = 0;
+
+    if (kaws__xml_read(r->body, r->body_len, &want, 1, &offset) != NULL ||
+        !kaws__buf_copy_text(code, sizeof code, want.value) ||
+        code[0] == '\0' || kaws__text_holds(want.value, a->secret))
+        (void)snprintf(code, sizeof code, "no error type");
+    while (strncmp(code, kaws__native_faults[i].code,
+                   strlen(kaws__native_faults[i].code)) != 0)
+        i++;
+    err->http = r->http;
+    (void)kaws__text_quote(err->aws, sizeof err->aws, kaws__buf_of(code));
+    return kaws__err_set(err, r->http >= 500 ? KAWS_SERVICE
+                         : kaws__native_faults[i].status, "AWS STS at %s "
+                         "refused credentials for the role %s (%s, HTTP %d, "
+                         "request id %s); %s", KAWS__SHOW(kaws__buf_of(a->url)),
+                         n->s->shown, err->aws, r->http,
+                         r->request_id[0] != '\0' ? r->request_id : "none",
+                         kaws__native_faults[i].hint);
+}
+
+
+/* Sends what was written for STS, and reads the credentials. */
+static kaws_status
+kaws__native_sts(kaws__native *n, kaws__asked *a, kaws_error *err)
+{
+    kaws__member want[] = { { .name = "Credentials/AccessKeyId" },
+                            { .name = "Credentials/SecretAccessKey" },
+                            { .name = "Credentials/SessionToken" },
+                            { .name = "Credentials/Expiration" } };
+    const char *wrong = NULL;
+    size_t offset = 0;
+    kaws_reply r;
+    kaws_status status;
+    int i;
+
+    (void)snprintf(a->url, sizeof a->url, "%s", n->s->sts_url);
+    status = kaws__native_ask(n, a, &r, err);
+    if (status != KAWS_OK)
+        return status;
+    if (r.body_len > r.body_max)
+        wrong = "it is longer than 65536 bytes";
+    else if (r.http != 200)
+        return kaws__native_sts_refused(n, a, &r, err);
+    if (wrong == NULL)
+        wrong = kaws__xml_read(r.body, r.body_len, want, 4, &offset);
+    if (wrong == NULL) {
+        n->seek->expires = kaws__text_iso_date(want[3].value);
+        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of AWS STS at %s"
+                             " has no credentials: %s, at byte %s",
+                             KAWS__SHOW(kaws__buf_of(a->url)), wrong,
+                             KAWS__DECIMAL(offset));
+    for (i = 0; i < 3; i++)
+        if (want[i].value.at != NULL)
+            n->seek->found[i] = want[i].value;
+    return KAWS_OK;
+}
+
+
+static int
+kaws__native_web_has(kaws__native *n)
+{
+    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
+
+    kaws_show(n->s->shown, sizeof n->s->shown, role != NULL ? role
+              : "(AWS_WEB_IDENTITY_TOKEN_FILE)");
+    return kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE") != NULL;
+}
+
+
+/* The token takes the place of a signature. It is read for each exchange, since
+ * it is renewed in its file. */
+static kaws_status
+kaws__native_web_fill(kaws__native *n, kaws_error *err)
+{
+    const char *path = kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE");
+    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
+    const char *session = kaws__sys_own_env("AWS_ROLE_SESSION_NAME");
+    kaws__buf form = kaws__buf_fixed(n->line, KAWS__NATIVE_LINE);
+    kaws__asked a = { .hint = "" };
+    kaws_bytes token = { NULL, 0 };
+    kaws__stat st;
+    size_t front;
+    int os;
+
+    if (role == NULL || path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_WEB_IDENTITY_TOKEN_FILE is "
+                             "set, and so AWS_ROLE_ARN has to be");
+    os = kaws__native_load(n, path, &token, &st);
+    while (token.len > 0 && token.at[token.len - 1] <= ' ')
+        token.len--;
+    kaws__buf_text(&form, "Action=AssumeRoleWithWebIdentity&Version=2011-06-15"
+                   "&RoleArn=");
+    kaws__text_percent(&form, kaws__buf_of(role), kaws__sigv4_unreserved);
+    kaws__buf_text(&form, "&RoleSessionName=");
+    kaws__text_percent(&form, kaws__buf_of(session != NULL ? session
+                                           : "keyring_aws"),
+                       kaws__sigv4_unreserved);
+    kaws__buf_text(&form, "&WebIdentityToken=");
+    front = form.len;
+    kaws__text_percent(&form, token, kaws__sigv4_unreserved);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
+                            "file %s of the web identity",
+                            KAWS__SHOW(kaws__buf_of(path)));
+    if (token.len < 4 || token.len > KAWS__NATIVE_TOKEN || form.failed)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the token file %s of the "
+                             "web identity does not hold 4 to 20000 bytes",
+                             KAWS__SHOW(kaws__buf_of(path)));
+    a.body = kaws__buf_view(&form);
+    a.secret = (kaws_bytes){ a.body.at + front, a.body.len - front };
+    return kaws__native_sts(n, &a, err);
+}
+
+
 /* ---- the container: ECS, EKS Pod Identity, Greengrass -------------------- */
 
 static int
@@ -7533,6 +7913,7 @@ kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
                              "empty, not one line of ASCII, or longer than 8100"
                              " bytes", shown);
     a->header = (const char *)n->line;
+    a->secret = kaws__buf_of(a->header + strlen("Authorization: "));
     return KAWS_OK;
 }
 
@@ -7646,6 +8027,7 @@ kaws__native_instance_fill(kaws__native *n, kaws_error *err)
                              "that cannot be one");
     a.method = "GET";
     a.header = (const char *)n->line;
+    a.secret = kaws__buf_of(a.header + strlen("x-aws-ec2-metadata-token: "));
     a.hint = "";
     (void)snprintf(a.url, sizeof a.url, "%.*s%s", len, base, path);
     status = kaws__native_instance_role(n, &a, role, err);
@@ -7721,6 +8103,9 @@ static const kaws__native_row kaws__native_table[] = {
     { { "the profile", kaws__native_find, 0 }, kaws__native_usual,
       kaws__native_profile_fill,
       { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
+    { { "the web identity", kaws__native_find, 1 }, kaws__native_web_has,
+      kaws__native_web_fill,
+      { "AccessKeyId", "SecretAccessKey", "SessionToken" } },
     { { "the container", kaws__native_find, 1 }, kaws__native_container_has,
       kaws__native_container_fill,
       { "AccessKeyId", "SecretAccessKey", "Token" } },
@@ -8407,13 +8792,14 @@ kaws__arn_endpoint_ok(const char *endpoint)
 }
 
 
-/* Writes the URL for requests to a region: that of the endpoint or, if there is
- * none (NULL), of the region's own host. */
+/* Where requests to "kms" or "sts" go: to the region's own host, or to the
+ * endpoint, if that is not NULL. */
 static void
-kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
+kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
+              const char *region)
 {
     if (endpoint == NULL)
-        (void)snprintf(out, cap, "https://kms.%s.%s/", region,
+        (void)snprintf(out, cap, "https://%s.%s.%s/", service, region,
                        kaws__arn_partition(region)->suffix);
     else
         (void)snprintf(out, cap, "%s%s", endpoint,
@@ -9529,11 +9915,20 @@ static kaws_status
 kaws__calls_open_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
     const char *auth = cfg->auth != NULL ? cfg->auth : "file";
+    kaws__sources *const s = &k->creds.sources;
     kaws_status status = kaws__creds_open(&k->creds, k->hooks, cfg->conf_file,
                                           err);
 
+    if (status == KAWS_OK && cfg->sts_endpoint != NULL &&
+        !kaws__arn_endpoint_ok(cfg->sts_endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "sts_endpoint '%s' is not of the"
+                             " form https://host or https://host:port",
+                             KAWS__SHOW(kaws__buf_of(cfg->sts_endpoint)));
+    kaws__arn_url(s->sts_url, sizeof s->sts_url, "sts", cfg->sts_endpoint,
+                  k->trust.now.target.key_id[0] != '\0'
+                  ? k->trust.now.target.region : k->trust.now.region);
     if (status == KAWS_OK && strcmp(auth, "native") == 0)
-        return kaws__native_open(&k->creds.sources, cfg, err);
+        return kaws__native_open(s, cfg, err);
     if (status == KAWS_OK && strcmp(auth, "file") != 0)
         return kaws__err_set(err, KAWS_CONFIG, "auth is '%s', and has to be "
                              "'file' or 'native'",
@@ -9733,7 +10128,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
     c->host = c->host_line + strlen("Host: ");
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    kaws__arn_url(c->url, sizeof c->url, op->calls->endpoint, target->region);
+    kaws__arn_url(c->url, sizeof c->url, "kms", op->calls->endpoint,
+                  target->region);
     host = strstr(c->url, "//") + 2;
     (void)snprintf(c->host_line, sizeof c->host_line, "Host: %.*s",
                    (int)strcspn(host, "/"), host);
@@ -14145,11 +14541,11 @@ kaws__ring_hooks(kaws_hooks *h)
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 5, COUNT = 11 };
+    enum { PATHS = 5, COUNT = 12 };
     const char **const texts[COUNT] = {
         &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->config_file,
         &cfg->credentials_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
-        &cfg->endpoint, &cfg->auth, &cfg->profile
+        &cfg->endpoint, &cfg->auth, &cfg->profile, &cfg->sts_endpoint
     };
     char *at;
     size_t i, n;
@@ -14231,7 +14627,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
     (void)kaws__trust_choice(&r->kms.trust, NULL, NULL, &now, NULL);
     memcpy(out->region, now.target.key_id[0] != '\0' ? now.target.region
            : now.region, sizeof out->region);
-    kaws__arn_url(out->endpoint, sizeof out->endpoint, r->kms.endpoint,
+    kaws__arn_url(out->endpoint, sizeof out->endpoint, "kms", r->kms.endpoint,
                   out->region);
     kaws__trust_own(&r->kms.trust, out->account);
     return kaws__creds_tell(&r->kms.creds, out);

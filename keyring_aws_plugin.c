@@ -1355,6 +1355,8 @@ static const plug__settings_row plug__settings_rows[] = {
       .help = "AWS accounts to trust, with commas. Else the KMS key's own." },
     { "endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.endpoint),
       .help = "URL of KMS, for VPC endpoints. Else that of the region." },
+    { "sts_endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.sts_endpoint),
+      .help = "URL of AWS STS, for VPC endpoints. Else that of the region." },
     { "ca_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.ca_file),
       .help = "File of CA certificates that vouch for KMS. Else libcurl's." },
     { "connect_timeout", PLUG__NUMBER, PLUG__SET,

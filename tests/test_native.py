@@ -22,6 +22,7 @@ from driver import HEADER, HERE, Driver
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator
 from mysql_fixtures import NO_SCHEMA, ROOT, said
 
+import botocore.session
 from botocore.credentials import ContainerProvider, InstanceMetadataProvider    # after its finder
 from botocore.utils import InstanceMetadataFetcher
 
@@ -301,6 +302,90 @@ def test_credentials_that_expire_during_a_load(role, cloud):
     assert {each["signed"] for each in cloud.log()["requests"] if each["body"]} == {"OK"}
 
 
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/app/keyring"
+
+
+@pytest.fixture
+def web(cloud, tmp_path):
+    """The environment of a pod with a web identity, as EKS makes it: a token behind a link."""
+    (tmp_path / "..data").mkdir()
+    (tmp_path / "..data" / "token").write_text("ey.first-token_x.y\n")
+    (tmp_path / "web-token").symlink_to("..data/token")
+    cloud.identities = {"ey.first-token_x.y": ROLE}
+    return {"AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "web-token"), "AWS_ROLE_ARN": ROLE,
+            "AWS_ROLE_SESSION_NAME": "me@here"}
+
+
+def test_the_emulated_sts_is_one_that_botocore_knows(cloud, web):
+    client = botocore.session.Session().create_client("sts", "us-east-1", endpoint_url=cloud.url)
+    how = {"RoleArn": ROLE, "RoleSessionName": "me", "WebIdentityToken": "ey.first-token_x.y"}
+    got = client.assume_role_with_web_identity(**how)["Credentials"]
+    assert cloud.given == [got["AccessKeyId"]] and got["Expiration"].year > 2000
+    with pytest.raises(botocore.exceptions.ClientError, match="InvalidIdentityToken"):
+        client.assume_role_with_web_identity(**{**how, "WebIdentityToken": "other"})
+
+
+def test_a_web_identity(role, cloud, web, tmp_path):
+    """The token is read again for each exchange, and is in no log; the request is not signed."""
+    lib = role(web, sts_endpoint=cloud.url, must_have_creds=1)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    (line,) = lib.said(r"\[KAWS-165\]", 2)
+    assert f"come from the web identity {ROLE}; their access key id ends in" in line
+    asked = cloud.log()["requests"][0]
+    assert asked["action"] == "sts" and "authorization" not in asked["headers"]
+    (tmp_path / "..data" / "token").write_text("ey.second")
+    cloud.identities = {"ey.second": ROLE}
+    cloud.remove_user(cloud.given[0])
+    assert lib.fetch("a") == key and cloud.count("sts") == 2
+    cloud.remove_user(cloud.given[1])
+    (tmp_path / "..data" / "token").write_text("ey.third")
+    answer = lib.call("fetch", "a", None)
+    assert answer.status == "CREDENTIALS"
+    (line,) = lib.said("and reading them again failed", 1)
+    assert (f"AWS STS at {cloud.url}/ refused credentials for the role {ROLE}"
+            " (InvalidIdentityToken, HTTP 400, request id ") in line
+    assert not lib.said("ey[.]")
+
+
+@pytest.mark.parametrize("change, status, words", [
+    ({"AWS_ROLE_ARN": ""}, "CONFIG", "AWS_ROLE_ARN has to be"),
+    ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere"}, "CREDENTIALS", "token file /nowhere of the web"),
+    ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/dev/null"}, "CREDENTIALS", "not hold 4 to 20000 bytes"),
+    ({"AWS_ROLE_ARN": ROLE + "x"}, "CREDENTIALS", "(AccessDenied, HTTP 403"),
+    ({"AWS_ROLE_SESSION_NAME": "a b&Action=x"}, "CREDENTIALS", "(ValidationError, HTTP 400")])
+def test_a_web_identity_that_is_refused(role, cloud, web, change, status, words):
+    lib = role({**web, **change}, sts_endpoint=cloud.url)
+    answer = lib.call("check")
+    assert answer.status == status and words in answer.text and "no & no" not in answer.text
+
+
+@pytest.mark.parametrize("reply, status, words", [
+    ({"status": 503, "body": "html"}, "SERVICE", "(no error type, HTTP 503"),
+    ({"status": 400, "body": "<E><Error><Code>IDPCommunicationError</Code></Error></E>"}, "SERVICE",
+     "AWS cannot reach the provider"),
+    ({"status": 400, "body": "<E><Error><Code>Throttling</Code></Error></E>"}, "SERVICE",
+     "too often"),
+    ({"status": 200, "body": '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'}, "CREDENTIALS",
+     "an element without a name"),
+    ({"status": 200, "body": "<A><Credentials><Expiration>x</Expiration></Credentials></A>"},
+     "CREDENTIALS", "Expiration is not a date"),
+    ({"size": 70000}, "CREDENTIALS", "longer than 65536 bytes")])
+def test_odd_replies_of_sts(role, cloud, web, reply, status, words):
+    cloud.fault("sts", "reply", times=0, **reply)
+    lib = role(web, sts_endpoint=cloud.url)
+    answer = lib.call("check")
+    assert answer.status == status and words in answer.text
+
+
+def test_sts_is_asked_in_the_region_of_the_kms_key(driver_program, web):
+    """By its host's name, which cannot be looked up here."""
+    with Driver(driver_program, {**web, "https_proxy": "http://127.0.0.1:9"}) as lib:
+        key = f"arn:aws-cn:kms:cn-north-1:{ACCOUNT}:key/11111111-2222-3333-4444-555555555555"
+        assert lib.open(auth="native", region="us-gov-west-1", kms_key_id=key).status == "OK"
+        assert "AWS STS at https://sts.cn-north-1.amazonaws.com.cn/ for" in lib.call("check").text
+
+
 @pytest.mark.parametrize("of, fault, words", [
     ("token", {"what": "black_hole"}, "hop limit has to be 2"),
     ("token", {"what": "reset"}, "cannot reach the instance"),
@@ -371,7 +456,8 @@ def test_no_secret_is_left_in_memory(driver_program, cloud, tmp_path, of):
     write_profiles(tmp_path / "credentials", default=(ACCESS_KEY_ID, SECRET))
     env = {"AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"), **NO_EC2,
            "AWS_PROFILE": "default"} if of == "profile" else getattr(cloud, f"of_{of}")
-    with Searched(driver_program, env, endpoint=cloud.url, kms_key_id=KEY_ARN, auth="native") as lib:
+    with Searched(driver_program, env, endpoint=cloud.url, kms_key_id=KEY_ARN,
+                  auth="native") as lib:
         for _ in range(3):
             secret = renew()
             lib.look_for("secret", secret.encode())
@@ -434,6 +520,17 @@ def test_a_server_with_a_role(stage):
         assert len(cloud.given) > 2
         assert len(stage.tagged("KAWS-165")) == len(cloud.given) and not stage.said("ERROR")
         assert stage.db.stop() == 0
+        (stage.db.folder / "token").write_text("ey.token")
+        cloud.identities = {"ey.token": ROLE}
+        web = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(stage.db.folder / "token"), "AWS_ROLE_ARN": ROLE}
+        stage.start(NO_SCHEMA, "--keyring-aws=FORCE", auth="native", sts_endpoint=cloud.url,
+                    env=web)
+        (stage.db.folder / "token").write_text("ey.rotated")
+        cloud.identities = {"ey.rotated": ROLE}
+        time.sleep(4.5)
+        assert stage.fetch("a") == stage.plain("a") and cloud.count("sts") >= 2
+        assert f"come from the web identity {ROLE};" in stage.tagged("KAWS-165")[-1]
+        assert not stage.said("ERROR") and stage.db.stop() == 0
         container = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.url + cloud.secret_path}
         stage.start(NO_SCHEMA, "--keyring-aws=FORCE", auth="native", env=container)
         assert stage.fetch("a") == stage.plain("a") and cloud.count("container") >= 1

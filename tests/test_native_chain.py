@@ -17,7 +17,9 @@ from driver import Driver
 from kms_emulator import ACCOUNT, KEY_ARN, Emulator
 
 import botocore.session                                     # after the emulator's finder
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
+
+ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
 
 SEED, LONG = os.environ.get("KAWS_SEED", "1"), os.environ.get("KAWS_LONG", "") not in ("", "0")
 
@@ -73,7 +75,8 @@ FILES = {
     "capitals": (None, f"[default]\n{lines('cred').upper().replace('SEC+CRED/X', KEYS['cred'][1])}"
                        f"[app]\n{lines('appc')}"),
 }
-REMOTES = ("off", "instance", "container", "both", "instance without a role", "container refuses")
+REMOTES = ("off", "instance", "container", "both", "instance without a role", "container refuses",
+           "web identity", "web identity without a role", "web identity of another")
 
 # What only ours does, or only botocore does, and why: (environment, profile, files, remote); an
 # empty set is all.
@@ -96,6 +99,12 @@ DIFFERENT = [
      {"a pair", "a pair and a token"}, {"by variable"},
      {"none", "not there", "empty", "wrong prefixes"}, set()),
     ("a variable that is empty counts as not set", set(), {"empty"}, set(), set()),
+    ("a profile goes before a web identity of the environment",
+     set(), set(), {"credentials", "config", "both", "one each", "half in credentials", "no keys",
+                    "loosely written", "nested", "capitals"},
+     {"web identity", "web identity without a role", "web identity of another"}),
+    ("keys in the environment go before a web identity that is not whole",
+     {"a pair", "a pair and a token"}, set(), set(), {"web identity without a role"}),
     ("a file that is not needed is not read", {"a pair", "a pair and a token"}, set(),
      {"a line of words", "twice"}, set()),
 ]
@@ -128,6 +137,13 @@ def situation(folder, cloud, environment: str, profile: str, files: str, remote:
     cloud.wanted = "jwt" if remote == "container refuses" else None
     if remote in ("container", "both", "container refuses"):
         env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = cloud.url + cloud.secret_path
+    if remote.startswith("web identity"):
+        (folder / "token").write_text("ey.token")
+        cloud.identities = {"ey.token": ROLE if remote == "web identity" else ROLE + "x"}
+        env |= {"AWS_WEB_IDENTITY_TOKEN_FILE": str(folder / "token"), "AWS_ROLE_ARN": ROLE,
+                "AWS_ENDPOINT_URL_STS": cloud.url, "AWS_DEFAULT_REGION": "us-east-1"}
+        if remote == "web identity without a role":
+            del env["AWS_ROLE_ARN"]
     if remote.startswith("instance") or remote == "both":
         env["AWS_EC2_METADATA_SERVICE_ENDPOINT"] = cloud.url
     else:
@@ -143,7 +159,7 @@ def theirs(env: dict, setting) -> tuple:
             if found is None:
                 return "none", ""
             keys = found.get_frozen_credentials()
-        except BotoCoreError as error:
+        except (BotoCoreError, ClientError) as error:
             return type(error).__name__, ""
     return "", (keys.access_key, keys.secret_key, keys.token or "")
 
@@ -153,7 +169,7 @@ def ours(program, cloud, env: dict, setting) -> tuple:
     with Driver(program, env) as lib:
         more = {"profile": setting} if setting else {}
         assert lib.open(auth="native", kms_key_id=KEY_ARN, endpoint=cloud.url,
-                        **more).status == "OK"
+                        sts_endpoint=cloud.url, **more).status == "OK"
         answer = lib.call("check")
         end = lib.call("whoami").results[1].decode()
         assert answer.status in ("OK", "CONFIG", "CREDENTIALS"), answer

@@ -178,6 +178,7 @@ run_open(job *j)
         { "config_file=", &cfg.config_file, NULL },
         { "credentials_file=", &cfg.credentials_file, NULL },
         { "endpoint=", &cfg.endpoint, NULL },
+        { "sts_endpoint=", &cfg.sts_endpoint, NULL },
         { "ca_file=", &cfg.ca_file, NULL },
         { "read_only=", NULL, &cfg.read_only },
         { "must_exist=", NULL, &cfg.must_exist },

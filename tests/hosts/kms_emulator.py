@@ -39,6 +39,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
 import uuid
 import warnings
 from pathlib import Path
@@ -733,6 +734,13 @@ def plain_reply(status: int, body: bytes = b"", **headers) -> "Reply":
     return Reply(status, body, {"x-amzn-RequestId": None, "Content-Type": "text/plain", **headers})
 
 
+STS_NAMESPACE = 'xmlns="https://sts.amazonaws.com/doc/2011-06-15/"'
+
+
+def sts_reply(status: int, text: str) -> "Reply":
+    return Reply(status, text.encode(), {"Content-Type": "text/xml"})
+
+
 class Roles:
     """EC2's instance metadata, version 2 only, and the endpoint that a container has.
 
@@ -743,6 +751,7 @@ class Roles:
     code        "Success", or why EC2 has no credentials for the role
     secret_path the path of the container's endpoint
     wanted      the Authorization that it wants; None: none
+    identities  for AWS STS: the role of each web identity's token
     """
 
     CREDENTIALS = "/latest/meta-data/iam/security-credentials/"
@@ -750,7 +759,7 @@ class Roles:
     def __init__(self):
         self.roles, self.life, self.code = ["app-role"], 3600, "Success"
         self.secret_path, self.wanted = "/v2/credentials/6f2a", None
-        self.tokens, self.given = set(), []
+        self.tokens, self.given, self.identities = set(), [], {}
 
     def session(self) -> dict:
         number = len(self.given) + 1
@@ -789,8 +798,38 @@ class Roles:
         return plain_reply(200, to_json({"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/task",
                                          **self.session()}))
 
+    def sts(self, request: Request) -> Reply:
+        """AssumeRoleWithWebIdentity, which nobody signs."""
+        form = urllib.parse.parse_qs(request.body.decode(), strict_parsing=True)
+        asked = {name: values[0] for name, values in form.items() if len(values) == 1}
+        role = self.identities.get(asked.get("WebIdentityToken"))
+        why = ("InvalidAction" if asked.get("Version") != "2011-06-15" else
+               "ValidationError" if not re.fullmatch(r"[\w+=,.@-]{2,64}",
+                                                     asked.get("RoleSessionName", "")) else
+               "InvalidIdentityToken" if role is None else
+               "AccessDenied" if role != asked.get("RoleArn") else
+               "SignatureDoesNotMatch" if request.get("authorization") else "")
+        if why:
+            return sts_reply(403 if why == "AccessDenied" else 400,
+                             f"<ErrorResponse {STS_NAMESPACE}><Error><Type>Sender</Type>"
+                             f"<Code>{why}</Code><Message>no &amp; no</Message></Error>"
+                             "<RequestId>1</RequestId></ErrorResponse>")
+        keys = self.session()
+        names = {"AccessKeyId": "AccessKeyId", "SecretAccessKey": "SecretAccessKey",
+                 "SessionToken": "Token", "Expiration": "Expiration"}
+        inner = "".join(f"<{name}>{keys[key]}</{name}>" for name, key in names.items())
+        return sts_reply(200, f"<AssumeRoleWithWebIdentityResponse {STS_NAMESPACE}>"
+                              "<AssumeRoleWithWebIdentityResult><Audience>sts.amazonaws.com"
+                              f"</Audience><AssumedRoleUser><Arn>{role}/x</Arn><AssumedRoleId>A:x"
+                              "</AssumedRoleId></AssumedRoleUser>"
+                              f"<Credentials>{inner}</Credentials>"
+                              "</AssumeRoleWithWebIdentityResult><ResponseMetadata><RequestId>1"
+                              "</RequestId></ResponseMetadata></AssumeRoleWithWebIdentityResponse>")
+
     def serves(self, request: Request) -> str:
         """What the request is counted as, if it is one for credentials."""
+        if request.get("content-type").startswith("application/x-www-form-urlencoded"):
+            return "sts"
         path = request.target.partition("?")[0]
         if path == self.secret_path:
             return "container"
@@ -1074,8 +1113,8 @@ class Emulator(Kms, Roles):
         try:
             if self.serves(request):
                 with self.lock:
-                    return (self.container(request) if record["action"] == "container"
-                            else self.metadata(request))
+                    return {"container": self.container, "sts": self.sts}.get(
+                        record["action"], self.metadata)(request)
             if request.refusal:
                 raise request.refusal
             if (request.method, request.target) != ("POST", "/"):

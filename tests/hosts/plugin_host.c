@@ -513,7 +513,7 @@ typedef struct { sys_var head; char def; }                  var_bool;
 
 enum { V_BOOL = 1, V_INT = 2, V_STR = 5, V_TYPE = 0x7f, V_READONLY = 0x200,
        V_NODEFAULT = 0x4000, V_MEMALLOC = 0x8000, V_NOPERSIST = 0x10000,
-       V_INVISIBLE = 0x40000, VARIABLES = 17 };
+       V_INVISIBLE = 0x40000, VARIABLES = 18 };
 
 typedef struct { const char *name; char *value; int type, scope; } show_var;
 
@@ -1163,6 +1163,7 @@ static const struct {
     { "create",          V_BOOL | MY_CNF, NULL, { 1 } },
     { "accounts",        TEXT | MY_CNF, NULL, { 0 } },
     { "endpoint",        TEXT | MY_CNF, NULL, { 0 } },
+    { "sts_endpoint",    TEXT | MY_CNF, NULL, { 0 } },
     { "ca_file",         TEXT | MY_CNF, NULL, { 0 } },
     { "connect_timeout", V_INT, NULL, { 1000, 100, 3600000, 1 } },
     { "timeout",         V_INT, NULL, { 10000, 100, 3600000, 1 } },

@@ -16,7 +16,8 @@ static const char *const variables[] = {
     "AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN",
     "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_EC2_METADATA_DISABLED",
     "AWS_EC2_METADATA_SERVICE_ENDPOINT",
-    "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "AWS_EC2_INSTANCE_PROFILE_NAME"
+    "AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "AWS_EC2_INSTANCE_PROFILE_NAME",
+    "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"
 };
 
 typedef struct reading {
@@ -951,6 +952,73 @@ test_urls(void **state)
 }
 
 
+/* The form that STS gets: what is odd in it is encoded. */
+static int
+sts_send(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    static const char form[] = "Action=AssumeRoleWithWebIdentity&Version="
+        "2011-06-15&RoleArn=arn%3Aaws%3Aiam%3A%3A1%3Arole%2Fa%20b%26c&"
+        "RoleSessionName=keyring_aws&WebIdentityToken=ey.a-b_c~0123456%2B%2F%3D"
+        ;
+
+    (void)ctx;
+    assert_string_equal(q->url, "https://sts.eu-west-1.amazonaws.com/");
+    assert_true(q->method == NULL && !q->direct);
+    assert_string_equal(q->headers[0], "Content-Type: application/x-www-form-"
+                        "urlencoded; charset=utf-8");
+    assert_null(q->headers[1]);           /* it is not signed                 */
+    unit_same("form", q->body.at, q->body.len, form, sizeof form - 1);
+    (void)snprintf(r->text, sizeof r->text, "lost ey.a-b_c~0123456+/= there");
+    return 1;
+}
+
+
+static void
+test_web_identity(void **state)
+{
+    static char text[20002];
+    struct world *w = *state;
+    kaws_config cfg = { .auth = "native" };
+    char token[128];
+    reading r;
+
+    w->f.hooks.send = sts_send;
+    memset(&r, 0, sizeof r);
+    (void)snprintf(token, sizeof token, "%s/token", w->f.dir);
+    set("AWS_WEB_IDENTITY_TOKEN_FILE", token);
+    set("AWS_ROLE_ARN", "arn:aws:iam::1:role/a b&c");
+    write_file(token, "ey.a-b_c~0123456+/=\r\n \n");
+    kaws__err_clear(&w->err);
+    kaws__sources_open(&r.sources, &w->f.hooks, NULL);
+    kaws__arn_url(r.sources.sts_url, sizeof r.sources.sts_url, "sts", NULL,
+                  "eu-west-1");
+    EXPECT(w, KAWS_OK, NULL, kaws__native_open(&r.sources, &cfg, &w->err));
+    EXPECT(w, KAWS_NETWORK, "cannot reach AWS STS at https://sts.eu-west-1.",
+           read_again(w, &r));
+    assert_null(strstr(w->err.text, "ey."));
+    memset(text, 'x', 20001);
+    write_file(token, text);
+    EXPECT(w, KAWS_CREDENTIALS, "does not hold 4 to 20000 bytes",
+           read_again(w, &r));
+    write_file(token, "abc\n");
+    EXPECT(w, KAWS_CREDENTIALS, "does not hold 4 to 20000 bytes",
+           read_again(w, &r));
+    memset(text, '=', 20000);             /* three times as long on its way   */
+    text[20000] = '\0';
+    write_file(token, text);
+    EXPECT(w, KAWS_CREDENTIALS, "does not hold", read_again(w, &r));
+    assert_int_equal(remove(token), 0);
+    EXPECT(w, KAWS_CREDENTIALS, "cannot read the token file",
+           read_again(w, &r));
+    set("AWS_ROLE_ARN", NULL);
+    EXPECT(w, KAWS_CONFIG, "AWS_ROLE_ARN has to be", read_again(w, &r));
+    kaws__err_clear(&w->err);
+    w->cfg.sts_endpoint = "http://10.0.0.1";
+    EXPECT(w, KAWS_CONFIG, "sts_endpoint 'http://10.0.0.1' is not of the form",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+}
+
+
 /* The token file is read for each request; a reply that does not fit is not
  * read in part. */
 static void
@@ -1148,7 +1216,8 @@ main(void)
         TEST(test_a_ring_with_a_profile), TEST(test_strings_are_copied),
         TEST(test_one_file_for_two), TEST(test_no_source_in_a_ring),
         TEST(test_an_environment_that_changes), TEST(test_cancelled),
-        TEST(test_over_http), TEST(test_urls), TEST(test_token_file),
+        TEST(test_web_identity), TEST(test_over_http), TEST(test_urls),
+        TEST(test_token_file),
         TEST(test_unreachable_is_remembered), TEST(test_refreshed_early),
         TEST(test_patience)
     };
