@@ -103,8 +103,6 @@ DIFFERENT = [
      set(), set(), {"credentials", "config", "both", "one each", "half in credentials", "no keys",
                     "loosely written", "nested", "capitals"},
      {"web identity", "web identity without a role", "web identity of another"}),
-    ("keys in the environment go before a web identity that is not whole",
-     {"a pair", "a pair and a token"}, set(), set(), {"web identity without a role"}),
     ("a file that is not needed is not read", {"a pair", "a pair and a token"}, set(),
      {"a line of words", "twice"}, set()),
 ]
