@@ -137,6 +137,7 @@
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
+ *     kaws__breaker_ask (breaker): is the host known not to answer?
  *     kaws__creds_signer (creds): lends the day's signing key
  *     kaws__sigv4_authorize (sigv4): signs the request
  *     kaws__http_send (http): lends a buffer for the reply, and checks its id
@@ -198,11 +199,15 @@
  * is cut, and any text that repeats a piece of a known secret is left out.
  *
  * A KMS request is repeated if that can help: if KMS throttles, fails, or is
- * unreachable, or if a reply repeats a request id. There are up to max_attempts
- * attempts, with random pauses that grow. Two more attempts are made at once
- * and are not counted. The first follows if AWS refuses the signature and its
- * Date header shows that our clock is wrong by more than 4 minutes. The second
- * follows if AWS refuses the credentials and their source has newer ones.
+ * unreachable, or if a reply repeats a request id. There are up to 3 attempts,
+ * with random pauses that grow. Attempts that KMS throttles are not counted:
+ * they go on, after random pauses of up to 1 s, for as long as timeout_ms
+ * allows. max_attempts, if it is set, bounds all attempts; then the pauses grow
+ * up to 20 s. If KMS asks for a longer pause (x-amz-retry-after), it gets up to
+ * 5 s more. Two more attempts are made at once and are never counted. The first
+ * follows if AWS refuses the signature and its Date header shows that our clock
+ * is wrong by more than 4 minutes. The second follows if AWS refuses the
+ * credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -211,13 +216,32 @@
  * (resolv.conf). hooks.ticks_ms measures all durations, so setting the clock
  * does not change a timeout.
  *
+ * A host that does not answer would cost every call its whole timeout. So all
+ * rings of a process share what they know of a host. It counts as unreachable
+ * when a call ends in vain: each attempt got no connection, no reply in time,
+ * or a 5xx (but KeyUnavailableException, which is about one KMS key, counts as
+ * an answer). From then on, calls to it fail at once, with NETWORK or SERVICE,
+ * and the text says since when, and when the next attempt is due. One call at a
+ * time is sent as a probe: after 0.25 s, and then after pauses that double up
+ * to 5 s. A probe is one attempt of at most connect_timeout_ms plus 1 s. Any
+ * reply but a 5xx, even a refusal or throttling, lets all calls through again.
+ * Some failures prove nothing: those of cancelled calls; those of attempts that
+ * had less than half a second for the reply, and used it up; and those of calls
+ * that began before the last reply came. Rings with different ca_files, or with
+ * different hooks `send` or `ticks_ms`, share nothing. With KEYRING_AWS_STATIC
+ * each implementation in a program has a state of its own. A forked child
+ * begins with none. The log gets a warning for an outage, and a note when it
+ * ends; but only for one outage in 10 s for each host, and the next warning
+ * says how many outages got no line.
+ *
  * A program that cannot work without its keys, such as a server that is
- * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
- * waited for. While it returns more than 0, every error that can be retried is
- * retried about once a second, whatever max_attempts says, and each attempt
- * gets a new timeout_ms. So an operation ends at the latest one timeout_ms
- * after the hook's time is up. A definite error (DENIED, for example) ends it
- * at once, as always.
+ * starting, sets hooks.patience_ms. The hook says how much longer calls may
+ * wait for KMS. While it returns more than 0, every error that can be retried
+ * is retried about once a second, whatever max_attempts says, and each attempt
+ * gets a new timeout_ms. While the host is unreachable, calls wait for it in
+ * place of failing at once, and one at a time is sent as a probe. So an
+ * operation ends at the latest one timeout_ms after the hook's time is up. A
+ * definite error (DENIED, for example) ends it at once, as always.
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
@@ -326,23 +350,25 @@
  * bytes. Name, owner, type, length and how often the file was replaced are
  * authenticated with it. The page key is in a page of its own. If that page
  * cannot be locked, and kept out of core dumps and forked children, no key is
- * kept, and a warning says so. A kept key expires cache_seconds after KMS sent
- * it, even if it was fetched again meanwhile. hooks.ticks_ms measures this
- * time; if it goes backwards, all kept keys expire at the next fetch. (The
- * built-in clock stands still while the machine sleeps.) An expired key is not
- * given out any more. No thread wakes up to wipe it: the next fetch of any key
- * does, and if no key is left, it wipes the page key, too. All keys and the
- * page key are wiped by kaws_remove, kaws_rewrap_all, a kaws_refresh that finds
- * more than additions, a change of the KMS key, of the region or of the
- * seconds, by kaws_close, and if KMS refuses any request because a right has
- * ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If
- * KMS was asked for a key before one of these events, and sends it after the
- * event, the key is not kept. If credentials expire or are replaced, no key is
- * wiped. If threads fetch the same key at once, one of them asks KMS, and the
- * others wait, each up to its own timeout_ms. If KMS fails, all of them fail.
- * If the thread that asks is cancelled, or its time is up first, another one
- * asks. Without a cache each thread asks KMS itself, because handing a
- * plaintext on would mean keeping it.
+ * kept, and a warning says so. (Systems other than Linux are only asked to lock
+ * it.) A kept key expires cache_seconds after KMS's reply came, even if it was
+ * fetched again meanwhile. hooks.ticks_ms measures this time; if it goes
+ * backwards, all kept keys expire at the next fetch. (The built-in clock stands
+ * still while the machine sleeps.) An expired key is not given out any more. No
+ * thread wakes up to wipe it: the next fetch of any key does, and if no key is
+ * left, it wipes the page key, too. All keys and the page key are wiped by
+ * kaws_remove, kaws_rewrap_all, kaws_close, a kaws_refresh that finds more than
+ * additions, and a change of the KMS key, the region or cache_seconds. They are
+ * also wiped if KMS refuses any request because a right has ended:
+ * AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was
+ * asked for a key before one of these events, and sends it after the event, the
+ * key is not kept. If credentials expire or are replaced, no key is wiped. If
+ * threads fetch the same key at once, one of them asks KMS, and the others
+ * wait, each up to its own timeout_ms. If KMS fails, all of them fail. If the
+ * thread that asks is cancelled, or its time is up first, another one asks. A
+ * thread that comes after kaws_reload_creds waits for none that asked before
+ * it. Without a cache each thread asks KMS itself, because handing a plaintext
+ * on would mean keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -403,11 +429,12 @@
  *     SHIELD     shield    the keys that are kept, and who waits for one
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
+ *     BREAKER    breaker   which hosts do not answer; it belongs to the process
  *     SOURCE     creds     one thread at a time asks for new credentials
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
- *     WAITERS    thread    inside TURN: the threads that wait for it
+ *     WAITERS    thread    inside SETTINGS, TURN and SOURCE: who waits for it
  *
  * The locks on files belong to the open file (F_OFD_SETLK). Systems without
  * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
@@ -489,18 +516,18 @@
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
  * ones. Someone who has an older copy can put it in the file's place. Or he can
- * add single entries of the copy to the newest file: entries that were removed,
- * or as they were before a re-wrap. He can also leave out entries. He cannot
- * change an entry's name, type or key. While a ring is open, its next change
- * finds such an edit (KAWS_CHANGED). An edit made while no process has the file
- * open shows only in the log: opening the file, and each change, logs a note
- * with the number of keys and the first bytes of the checksum. The note of an
- * opening should show the same two values as the note before it. If someone
- * only adds entries to the file of an open ring, that counts as done by another
- * process, and is logged in such a note. A refresh reads in whatever is there,
- * as an opening does, and logs the number and the checksum before and after.
- * Removing a key does not remove it from older copies of the file. Only
- * deleting the KMS key does.
+ * add single entries of the copy to the newest file: entries that have been
+ * removed since, or entries from before a re-wrap. He can also leave out
+ * entries. He cannot change an entry's name, type or key. While a ring is open,
+ * its next change finds such an edit (KAWS_CHANGED). An edit made while no
+ * process has the file open shows only in the log: opening the file, and each
+ * change, logs a note with the number of keys and the first bytes of the
+ * checksum. The note of an opening should show the same two values as the note
+ * before it. If someone only adds entries to the file of an open ring, that
+ * counts as done by another process, and is logged in such a note. A refresh
+ * reads in whatever is there, as an opening does, and logs the number and the
+ * checksum before and after. Removing a key does not remove it from older
+ * copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -1170,7 +1197,7 @@ typedef struct kaws_config {
                                    * if their source cannot be reached now    */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
-    int         max_attempts;     /* of a request (section 4); 0: 3           */
+    int         max_attempts;     /* of a request; 0: see section 4           */
     int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
     int         cache_seconds;    /* see kaws_use_cache; 0: no key is kept    */
     kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
@@ -1252,8 +1279,8 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
  * returns NOT_FOUND, without a KMS request, only if it is sure. On failure *key
  * is all zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key
  * belongs to an account that is not trusted), MISMATCH (the blob was sealed for
- * another name, file or length), MEMORY, the KMS errors, and for a key that the
- * ring does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
+ * another name, file or length), MEMORY, and the KMS errors. Also, for a key
+ * that the ring does not have: FILE, CHANGED, LOCKED, UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1378,14 +1405,14 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
  * and then replaces the file once: all or nothing. In a dry run KMS confirms
- * that each new blob decrypts to that key; this needs the right to kms:Decrypt
- * with the current KMS key, else DENIED. Two KMS requests per key, and no
- * plaintext leaves KMS. Across regions there are four requests per key: two
- * decrypt it (both results must be equal), one seals it, one verifies it. Other
- * threads may use the ring meanwhile: a key added then stays as it was sealed,
- * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
- * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
- * MEMORY, and the KMS errors. */
+ * that it could decrypt each new blob under the key's name; this needs the
+ * right to kms:Decrypt with the current KMS key, else DENIED. Two KMS requests
+ * per key, and no plaintext leaves KMS. Across regions there are four requests
+ * per key: two decrypt it (both results must be equal), one seals it, one
+ * verifies it. Other threads may use the ring meanwhile: a key added then stays
+ * as it was sealed, a key removed stays removed. ARGUMENT, CONFIG, RUNNING,
+ * FOREIGN, MISMATCH (of an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the
+ * file is replaced), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 /* Reads in what other processes changed in the data file. If they changed
@@ -1408,7 +1435,7 @@ typedef struct kaws_stats {
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t cache_hits;          /* fetches that took no KMS request         */
+    uint64_t cache_hits;          /* keys fetched without a KMS request       */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
@@ -1600,7 +1627,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      basics          err  mem  buf  text  json  xml  ini  crypto
  *      a request       sigv4  url  head  curl  http
  *      credentials     sources  native  creds
- *      AWS KMS         arn  trust  fault  shield  calls  kms  pack
+ *      AWS KMS         arn  trust  fault  shield  breaker  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -1918,8 +1945,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of swap, core dumps and forked children, as far as the system
- * can. It tries every step, even if one fails, and returns the first failure.
+/* Keeps pages out of swap and, on Linux, out of core dumps and forked children.
+ * It tries every step, even if one fails, and returns the first failure. The
+ * numbers are the kernel's: libc may be older, or a header may hide its names.
  */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
@@ -1928,11 +1956,11 @@ kaws__sys_lock_pages(void *at, size_t len)
     return VirtualLock(at, len) ? 0 : ENOMEM;
 #else
     int os = mlock(at, len) != 0 ? errno : 0;
-#if defined(MADV_DONTDUMP)
-    os = madvise(at, len, MADV_DONTDUMP) != 0 && os == 0 ? errno : os;
-#endif
-#if defined(MADV_WIPEONFORK)
-    os = madvise(at, len, MADV_WIPEONFORK) != 0 && os == 0 ? errno : os;
+#if defined(__linux__)
+    enum { DONTDUMP = 16, WIPEONFORK = 18 };
+
+    os = madvise(at, len, DONTDUMP) != 0 && os == 0 ? errno : os;
+    os = madvise(at, len, WIPEONFORK) != 0 && os == 0 ? errno : os;
 #endif
     return os;
 #endif
@@ -2095,8 +2123,9 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_peek thread_poke thread_once thread_parallel thread_pause
- *        thread_turn_init thread_turn_free thread_turn_wait thread_turn_end
+ *        thread_peek thread_poke thread_once thread_process_lock
+ *        thread_process_unlock thread_parallel thread_pause thread_turn_init
+ *        thread_turn_free thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -2124,6 +2153,9 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((void)(work), (void)(job), *(worker) = 0)
 #define KAWS__WORKER_JOIN(worker)        ((void)(worker))
+#define KAWS__SWAP(at, was, now)                                              \
+    (*(at) == (was) ? (*(at) = (now), (was)) : *(at))
+#define KAWS__YIELD()                    ((void)0)
 
 #elif defined(_WIN32)
 
@@ -2149,6 +2181,9 @@ typedef HANDLE kaws__worker;
     ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
 #define KAWS__WORKER_JOIN(worker)                                             \
     ((void)WaitForSingleObject(worker, INFINITE), CloseHandle(worker))
+#define KAWS__SWAP(at, was, now)                                              \
+    InterlockedCompareExchange(at, now, was)
+#define KAWS__YIELD()                    ((void)SwitchToThread())
 
 #else
 
@@ -2173,6 +2208,7 @@ typedef pthread_t kaws__worker;
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
+#define KAWS__YIELD()                    ((void)sched_yield())
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
@@ -2228,6 +2264,29 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     return os == 0;
 }
 
+#if defined(__GNUC__) || defined(__clang__)
+#define KAWS__SWAP                       __sync_val_compare_and_swap
+#else
+#define KAWS__SWAP                       kaws__thread_swap
+
+
+/* If *at is `was`, it becomes `now`. Returns what it was. */
+static long
+kaws__thread_swap(volatile long *at, long was, long now)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    long had;
+
+    pthread_mutex_lock(&mutex);
+    had = *at;
+    if (had == was)
+        *at = now;
+    pthread_mutex_unlock(&mutex);
+    return had;
+}
+
+#endif
+
 #endif
 
 /* ---- locks -------------------------------------------------------------- */
@@ -2242,6 +2301,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(BREAKER)  /* breaker: which hosts do not answer, for all rings        */\
     X(SOURCE)   /* creds: one thread at a time asks for new credentials     */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
@@ -2332,6 +2392,48 @@ kaws__thread_once(kaws__once *once, void (*job)(void))
         job();
     once->done = 1;
     KAWS__MUTEX_UNLOCK(&once->mutex);
+}
+
+
+/* A lock of the whole process, for what all rings share; it is held for a few
+ * lines only. It is static, so a forked child inherits it. A thread of the
+ * parent may have held it during fork(), and the child does not have that
+ * thread. So the holder leaves the number of its process in the lock: to any
+ * other process the lock is free. */
+typedef struct kaws__process_lock {
+    volatile long holder;         /* process number + 1; 0: nobody            */
+    long          process;        /* of the last holder                       */
+} kaws__process_lock;
+
+
+/* Returns 1 if this process has never held it: what it guards may be a parent
+ * process's, and half written. */
+static int
+kaws__thread_process_lock(kaws__process_lock *lock, kaws__rank rank)
+{
+    const long own = kaws__sys_pid() + 1;
+    long was = 0, had;
+    int first;
+
+    (void)rank;
+    KAWS__RANK_CHECK(rank, 1);
+    while ((had = KAWS__SWAP(&lock->holder, was, own)) != was) {
+        was = had == own ? 0 : had;
+        if (had == own)
+            KAWS__YIELD();
+    }
+    first = lock->process != own;
+    lock->process = own;
+    return first;
+}
+
+
+static void
+kaws__thread_process_unlock(kaws__process_lock *lock, kaws__rank rank)
+{
+    (void)rank;
+    (void)KAWS__SWAP(&lock->holder, lock->process, 0);
+    KAWS__RANK_CHECK(rank, 0);
 }
 
 
@@ -3241,6 +3343,12 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_ALTERED      155, KAWS__WARNING, "a key that is kept in "    \
     "memory, encrypted, has been altered there: all of them were wiped, and "  \
     "are fetched again; is the machine's memory sound?"
+#define KAWS__LOG_UNREACHABLE  160, KAWS__WARNING, "AWS KMS at %s is "         \
+    "unreachable%s: until it answers, calls fail at once (while a server "     \
+    "starts, they wait), except one every 0.25 to 5 s, which tries; the "      \
+    "error was: %s"
+#define KAWS__LOG_REACHABLE    161, KAWS__NOTE, "AWS KMS at %s answers again " \
+    "after %ld s; %s call%s failed meanwhile"
 #define KAWS__LOG_IDENTITY     165, KAWS__NOTE, "the AWS credentials come "    \
     "from %s %s; their access key id ends in %s, and they expire: %s"
 
@@ -3364,8 +3472,8 @@ kaws__err_decimal(char out[24], uint64_t n)
 #define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
-/* We got no memory for `doing`; or no lock, because that takes the system's
- * memory. */
+/* We got no memory for `doing`, or could not make a lock, which takes memory,
+ * too. */
 static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
@@ -3766,8 +3874,9 @@ kaws__text_ge(uint64_t bytes, unsigned n)
 }
 
 
-/* The digits of eight values under 64: one offset for all, and one more from
- * 26, 52, 62 and 63 on. All sums are between 43 and 134, so no byte carries. */
+/* The digits of eight values under 64. Each value gets one offset, and one more
+ * for each of 26, 52, 62 and 63 that it reaches. All sums are between 43 and
+ * 134, so no byte carries. */
 static uint64_t
 kaws__text_to_digits(uint64_t six)
 {
@@ -6751,9 +6860,10 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * keeps no credentials. What it reads goes into memory that the caller lends
  * and wipes.
  *
- * People paste the conf file's text from many places. We remove what surrounds
- * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
- * the error names the line and the column, but shows no piece of a value.
+ * People paste the conf file's text from many places. We remove blanks, a name
+ * and a pair of quotes around a value. If anything that is left cannot be part
+ * of an AWS value, we refuse the file: the error names the line and the column,
+ * but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -8825,9 +8935,11 @@ kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
  * does not make an account the own one: the account must be in the list; or, if
- * there is no list, in an entry of the data file. Nor does an entry alone,
- * because others may write the data file. Only if there is neither list nor
- * entry is the first reply believed, and that is logged.
+ * there is no list, in an entry of the data file. An entry alone does not make
+ * it the own one either, because others may write the data file. (Only if the
+ * settings name no KMS key does the account that all entries share become the
+ * own one.) Only if there is neither list nor entry is the first reply
+ * believed, and that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
@@ -9201,7 +9313,11 @@ enum {                            /* cures                                    */
     KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
     KAWS__CITE   = 16,            /* no cure: AWS's message helps the user    */
     KAWS__ENDS   = 32,            /* the right to use a KMS key has ended     */
-    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS
+    KAWS__ALIVE  = 64,            /* no cure: it is about one KMS key, so KMS
+                                   * answers for others, whatever the HTTP
+                                   * status says                              */
+    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS,
+    KAWS__ITS_KEY = KAWS__LATER | KAWS__ALIVE
 };
 
 typedef struct kaws__fault {
@@ -9219,9 +9335,10 @@ static const kaws__fault kaws__faults[] = {
                 "RequestLimitExceeded ProvisionedThroughputExceeded SlowDown "
                 "BandwidthLimitExceeded PriorRequestNotComplete 429",
                 THROTTLED, SLOWER, "call less often"),
-    KAWS__FAULT("KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+    KAWS__FAULT("KMSInternal DependencyTimeout InternalFailure "
                 "InternalServerError ServiceUnavailable RequestTimeout "
                 "408 425 500 502 503 504", SERVICE, LATER, "try again later"),
+    KAWS__FAULT("KeyUnavailable", SERVICE, ITS_KEY, "try again later"),
     KAWS__FAULT("InvalidSignature SignatureDoesNotMatch AuthFailure",
                 CREDENTIALS, BOTH,
                 "check the credentials and this machine's clock"),
@@ -9334,8 +9451,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
- * Gives: shield_open shield_close shield_set shield_empty shield_hits
- *        shield_ask shield_wait shield_end
+ * Gives: shield_open shield_close shield_set shield_empty shield_part
+ *        shield_hits shield_ask shield_wait shield_end
  *
  * Each key is encrypted by itself, under a page key: 32 random bytes in a page
  * that is neither swapped nor dumped, and that a forked child finds wiped. A
@@ -9354,8 +9471,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * threads that want the key meanwhile wait. They then get the key out of the
  * shield, or else the leader's error. A leader that gives up for a reason of
  * its own hands the flight over to a thread that waits. If the shield is
- * emptied during a flight, the flight's key is not kept, and no thread that
- * comes later joins that flight.
+ * emptied during a flight, or the credentials are read again, the flight's key
+ * is not kept, and no thread that comes later joins that flight.
  */
 
 enum {
@@ -9393,7 +9510,8 @@ typedef struct kaws__shield {
     int         seconds;          /* how long a key is kept; 0: off           */
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
-    uint64_t    epoch;            /* how often the shield was emptied         */
+    uint64_t    epoch;            /* how often the shield was emptied, or the
+                                   * credentials were read again              */
     uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
@@ -9579,8 +9697,9 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
- * the caller holds the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced. Then
+ * the caller holds the vault's lock, so that the generation and the table
+ * change together. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -9591,6 +9710,16 @@ kaws__shield_empty(kaws__shield *s, int replaced)
     s->epoch++;
     if (replaced)
         s->generation++;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* From now on no thread joins a flight that has begun. */
+static void
+kaws__shield_part(kaws__shield *s)
+{
+    kaws__thread_lock(&s->lock);
+    s->epoch++;
     kaws__thread_unlock(&s->lock);
 }
 
@@ -9775,10 +9904,311 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
 
 
 /* ==========================================================================
+ * ROOM  breaker  which hosts do not answer, so that few calls wait for them
+ * ==========================================================================
+ * Uses: sys thread err buf
+ * Gives: breaker_way breaker_forget breaker_ask breaker_well breaker_end
+ *
+ * A host is well, or unreachable since a call to it ended in vain. To an
+ * unreachable host one call at a time is sent, a probe; all others are refused
+ * at once. Any reply but a 5xx makes the host well again, even a reply to a
+ * call that began before the outage. Room calls says what counts as in vain.
+ *
+ * Calls overlap, so a failure may be old news. Each call gets a number when it
+ * begins, and each reply gets one when it arrives: a failure counts only if no
+ * reply has arrived since its call began.
+ *
+ * The state belongs to the process: a ring that is opened later, or another
+ * thread, need not find out for itself. Rings share it only if they reach the
+ * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
+ * nothing to others. (We know a hook by its address and ctx. Once its ring is
+ * closed, both may be reused for a different hook, so closing the ring forgets
+ * its hosts.) The times are by ticks_ms: if it jumps, a probe is sent sooner.
+ *
+ * A host that comes and goes all the time must not fill the log. So if an
+ * outage begins soon after one that was logged, it gets no line, unless it
+ * lasts. The next line says how many outages got none.
+ */
+
+enum {
+    KAWS__BREAKER_HOSTS = 16,     /* if full, the one that was used longest ago
+                                   * makes room, a well one first             */
+    KAWS__BREAKER_LEAST =  250,   /* ms between probes, first                 */
+    KAWS__BREAKER_MOST  = 5000,   /* and last                                 */
+    KAWS__BREAKER_CALM  = 1000,   /* and last, while a server starts          */
+    KAWS__BREAKER_BRIEF =  500,   /* a timeout below that proves nothing      */
+    KAWS__BREAKER_LOST  = 5000,   /* a probe's timeout plus this: it is lost  */
+    KAWS__BREAKER_QUIET = 10000   /* ms between outages that the log tells of */
+};
+
+typedef struct kaws__host {
+    uint64_t way, url;            /* digests: how it is reached, and where    */
+    uint64_t used, answered;      /* the numbers of its last use and reply    */
+    uint64_t prober;              /* the call that is its probe, or 0         */
+    int      prober_ms;           /* after which it counts as lost            */
+    int      pause_ms;            /* between probes; 0: the host is well      */
+    int64_t  since_ms, begun_ms, ended_ms;        /* outage; last probe       */
+    unsigned long attempts, failed;       /* attempts in vain; failed calls   */
+    int      told;                /* the log tells of this outage             */
+    int64_t  told_ms;             /* when the log last told; 0: never         */
+    unsigned long untold;         /* outages since then that got no line      */
+    kaws_status status;
+    char     why[200];            /* the last error                           */
+} kaws__host;
+
+typedef struct kaws__pass {       /* what a call shows to this room           */
+    const kaws_hooks *hooks;
+    const char *host;             /* its name, for people                     */
+    uint64_t way, url;
+    int      connect_ms, timeout_ms;      /* of its operation                 */
+    uint64_t begun;               /* its number; 0: it has none yet           */
+    int      probes;              /* it is the host's probe                   */
+    int64_t  before_ms;           /* when the probe before it began           */
+} kaws__pass;
+
+static struct {
+    kaws__process_lock lock;      /* guards all below                         */
+    uint64_t   order;             /* the last number that was given out       */
+    kaws__host hosts[KAWS__BREAKER_HOSTS];
+} kaws__breaker;
+
+
+/* The way in which a ring reaches its hosts. */
+static uint64_t
+kaws__breaker_way(const kaws_hooks *hooks, const char *ca_file)
+{
+    struct { kaws_hooks hooks; uint64_t ca; } by;
+
+    memset(&by, 0, sizeof by);
+    by.hooks.send = hooks->send;
+    by.hooks.ticks_ms = hooks->ticks_ms;
+    if (hooks->send != NULL || hooks->ticks_ms != kaws__sys_ticks_ms)
+        by.hooks.ctx = hooks->ctx;
+    else if (ca_file != NULL)
+        by.ca = kaws__buf_digest(kaws__buf_of(ca_file));
+    return kaws__buf_digest((kaws_bytes){ (const uint8_t *)&by, sizeof by });
+}
+
+
+/* Locks the state, until breaker_leave. A forked child begins with none. */
+static void
+kaws__breaker_enter(void)
+{
+    if (kaws__thread_process_lock(&kaws__breaker.lock, KAWS__RANK_BREAKER)) {
+        kaws__breaker.order = 0;
+        memset(kaws__breaker.hosts, 0, sizeof kaws__breaker.hosts);
+    }
+}
+
+
+static void
+kaws__breaker_leave(void)
+{
+    kaws__thread_process_unlock(&kaws__breaker.lock, KAWS__RANK_BREAKER);
+}
+
+
+/* Forgets a closing ring's hosts if it has a hook `send` or `ticks_ms`. */
+static void
+kaws__breaker_forget(const kaws_hooks *hooks, uint64_t way)
+{
+    kaws__host *h = kaws__breaker.hosts;
+    int i;
+
+    if (hooks->send == NULL && hooks->ticks_ms == kaws__sys_ticks_ms)
+        return;
+    kaws__breaker_enter();
+    for (i = 0; i < KAWS__BREAKER_HOSTS; i++)
+        if (h[i].way == way)
+            memset(&h[i], 0, sizeof h[i]);
+    kaws__breaker_leave();
+}
+
+
+/* With the lock held: the call's host. */
+static kaws__host *
+kaws__breaker_at(const kaws__pass *pass)
+{
+    kaws__host *h = kaws__breaker.hosts, *end = h + KAWS__BREAKER_HOSTS;
+    kaws__host *oldest = h;
+
+    for (; h < end && (h->url != pass->url || h->way != pass->way); h++)
+        if ((h->pause_ms > 0) < (oldest->pause_ms > 0) ||
+            ((h->pause_ms > 0) == (oldest->pause_ms > 0) &&
+             h->used < oldest->used))
+            oldest = h;
+    if (h == end) {
+        h = oldest;
+        memset(h, 0, sizeof *h);
+        h->way = pass->way;
+        h->url = pass->url;
+    }
+    h->used = ++kaws__breaker.order;
+    return h;
+}
+
+
+/* With the lock held: 0, or for how many ms the call has to wait. Calls with a
+ * brief timeout let others probe first, because they may learn nothing. */
+static int
+kaws__breaker_wait_ms(const kaws__host *h, const kaws__pass *pass, int patient,
+                      int64_t now)
+{
+    int64_t pause = h->pause_ms, due;
+
+    if (h->pause_ms == 0 || now < h->begun_ms || now < h->ended_ms)
+        return 0;
+    if (h->prober != 0 && now - h->begun_ms < h->prober_ms)
+        return KAWS__CANCEL_MS;
+    if (patient && pause > KAWS__BREAKER_CALM)
+        pause = KAWS__BREAKER_CALM;
+    if (pass->timeout_ms < KAWS__BREAKER_BRIEF)
+        pause *= 2;
+    due = h->begun_ms + pause;
+    if (due < h->ended_ms + KAWS__BREAKER_LEAST)
+        due = h->ended_ms + KAWS__BREAKER_LEAST;
+    return due > now ? (int)(due - now) : 0;
+}
+
+
+/* Returns 0 if the call may be sent now. Otherwise returns how many ms to wait
+ * before asking again, and *err says why. */
+static int
+kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
+                  kaws_error *err)
+{
+    kaws__host host = { .pause_ms = 0 }, *h;
+    int64_t now;
+    int wait;
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    now = pass->hooks->ticks_ms(pass->hooks->ctx);
+    if (pass->begun == 0)
+        pass->begun = ++kaws__breaker.order;
+    if ((wait = kaws__breaker_wait_ms(h, pass, patient, now)) > 0) {
+        host = *h;
+    } else if (h->pause_ms > 0) {
+        h->prober = pass->begun;
+        h->prober_ms = pass->connect_ms + 1000 + KAWS__BREAKER_LOST;
+        pass->probes = 1;
+        pass->before_ms = h->begun_ms;
+        h->begun_ms = now;
+    }
+    kaws__breaker_leave();
+    kaws__err_clear(err);
+    if (wait > 0)
+        (void)kaws__err_set(err, host.status, "AWS KMS at %s has been "
+                            "unreachable for %ld s (%s attempt%s), so %s is "
+                            "not sent, and the next attempt is due in %ld s; "
+                            "check the network and the health of AWS; the last "
+                            "error was: %s", pass->host,
+                            (long)((now - host.since_ms) / 1000),
+                            KAWS__COUNT(host.attempts), action,
+                            (long)(wait + 999) / 1000, host.why);
+    return wait;
+}
+
+
+/* The host has replied to the call. */
+static void
+kaws__breaker_well(kaws__pass *pass)
+{
+    unsigned long failed;
+    int64_t out_ms = 0;
+    kaws__host *h;
+    int news;
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    h->answered = ++kaws__breaker.order;
+    if ((news = h->pause_ms > 0 && h->told) != 0)
+        out_ms = pass->hooks->ticks_ms(pass->hooks->ctx) - h->since_ms;
+    h->untold += h->pause_ms > 0 && !h->told;
+    failed = h->failed;
+    h->pause_ms = 0;
+    h->prober = 0;
+    kaws__breaker_leave();
+    pass->probes = 0;
+    if (news)
+        kaws__err_log(pass->hooks, KAWS__LOG_REACHABLE, pass->host,
+                      (long)(out_ms / 1000), KAWS__COUNT(failed));
+}
+
+
+/* With the lock held: returns whether the log has to tell of the outage now.
+ * Then *untold is how many outages before it got no line. */
+static int
+kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
+{
+    if (h->pause_ms == 0 || h->told ||
+        (h->told_ms != 0 && now >= h->told_ms &&
+         now - h->told_ms < KAWS__BREAKER_QUIET))
+        return 0;
+    *untold = h->untold;
+    h->untold = 0;
+    h->told_ms = now;
+    return h->told = 1;
+}
+
+
+/* The call is over. `attempts` of it were in vain; 0: its outcome says nothing
+ * about the host. `failed`: it fails with NETWORK or SERVICE. If it was a probe
+ * that learned nothing, the next call may be a probe at once; but if the probe
+ * failed, calls with a brief timeout wait for one more pause. */
+static void
+kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
+                  const kaws_error *err)
+{
+    kaws__host *h;
+    int64_t now;
+    unsigned long untold = 0;
+    int probed, news, tell;
+    char before[64] = "";
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    now = pass->hooks->ticks_ms(pass->hooks->ctx);
+    probed = pass->probes && h->prober == pass->begun;
+    news = attempts > 0 && h->pause_ms == 0 && pass->begun > h->answered;
+    if (probed)
+        h->prober = 0;
+    if (news) {
+        h->since_ms = h->begun_ms = h->ended_ms = now;
+        h->attempts = h->failed = 0;
+        h->told = 0;
+        h->pause_ms = KAWS__BREAKER_LEAST;
+    } else if (probed && attempts > 0) {
+        h->ended_ms = now;
+        h->pause_ms = h->pause_ms < KAWS__BREAKER_MOST / 2 ? 2 * h->pause_ms
+                                                           : KAWS__BREAKER_MOST;
+    } else if (probed) {
+        h->begun_ms = failed ? now - h->pause_ms : pass->before_ms;
+    }
+    if (h->pause_ms > 0 && attempts > 0) {
+        h->attempts += attempts;
+        h->status = err->status;
+        (void)snprintf(h->why, sizeof h->why, "%.*s",
+                       (int)sizeof h->why - 1, err->text);
+    }
+    h->failed += failed != 0;
+    tell = attempts > 0 && kaws__breaker_tell(h, now, &untold);
+    kaws__breaker_leave();
+    pass->probes = 0;
+    if (untold > 0)
+        (void)snprintf(before, sizeof before, " again (and was %s time%s since "
+                       "the last such line)", KAWS__COUNT(untold));
+    if (tell)
+        kaws__err_log(pass->hooks, KAWS__LOG_UNREACHABLE, pass->host, before,
+                      err->text);
+}
+
+
+/* ==========================================================================
  * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
  * Uses: sys thread err mem buf text json sigv4 url http sources native creds
- *        arn trust fault shield
+ *        arn trust fault shield breaker
  * Gives: calls_files calls_open calls_close calls_set_timeouts calls_stats
  *        calls_first calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
@@ -9787,10 +10217,10 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * a few, and has a target, a time limit, and an error.
  *
  * A call is one request with all its attempts. For each attempt it is signed
- * and sent, and the reply is judged. After a failure the call is mended, or it
- * pauses, and is sent again, if that may help and its operation has time. This
- * room knows no action of KMS: its caller writes the members of the body, and
- * judges the members of the reply.
+ * and sent, and the reply is judged. If an attempt fails, but another may help,
+ * and the operation has time, we mend the clock or the credentials, or pause,
+ * and send the call again. This room knows no action of KMS: its caller writes
+ * the members of the body, and judges the members of the reply.
  *
  * A connection is used again only if all that is known of the reply fits the
  * request. So a call counts as clean only once its reply has been read. A
@@ -9807,7 +10237,8 @@ typedef struct kaws__calls {
     kaws__trust trust;
     kaws__shield *shield;         /* emptied if a right has ended; or NULL    */
     const char *endpoint;         /* borrowed; may be NULL                    */
-    int         max_attempts;
+    int         max_attempts;     /* 0: see calls_spent                       */
+    uint64_t    way;              /* how hosts are reached: see breaker       */
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
@@ -9871,7 +10302,12 @@ typedef struct kaws__call {
                                    * the next attempt needs a new one         */
     int           typed, cures;   /* what was wrong with the reply            */
     int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
+    int           throttled;      /* of these attempts                        */
+    int64_t       paused_ms;      /* between them, whatever the clock says    */
     int           left_ms;        /* time left when the last attempt began    */
+    kaws__pass    pass;
+    int           probe_ms;       /* which a probe may take                   */
+    unsigned      vain;           /* attempts since the host replied          */
 } kaws__call;
 
 
@@ -9999,7 +10435,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
         return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
     k->endpoint = url;
-    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 0;
+    k->way = kaws__breaker_way(hooks, cfg->ca_file);
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__calls_open_creds(k, cfg, err);
     if (status == KAWS_OK)
@@ -10014,6 +10451,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
 static void
 kaws__calls_close(kaws__calls *k)
 {
+    if (k->hooks != NULL)
+        kaws__breaker_forget(k->hooks, k->way);
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     kaws__trust_close(&k->trust);
@@ -10139,6 +10578,11 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
     c->headers[1] = "Content-Type: application/x-amz-json-1.1";
     c->headers[2] = c->action_line;
     c->headers[3] = c->date_line;
+    c->pass = (kaws__pass){ .hooks = op->calls->hooks, .host = c->host,
+                            .way = op->calls->way,
+                            .url = kaws__buf_digest(kaws__url_origin(c->url)),
+                            .connect_ms = op->connect_timeout_ms,
+                            .timeout_ms = op->timeout_ms };
     kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
     kaws__json_name(&c->body, action->key);
@@ -10376,6 +10820,63 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
+/* Waits until the host may be asked, for as long as there is patience. If it
+ * may not be asked, returns 0, and the error says why. */
+static int
+kaws__calls_admit(kaws__call *c)
+{
+    const kaws_hooks *hooks = c->op->calls->hooks;
+    const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
+    kaws_error *err = c->op->err;
+    int wait, patience = 0;
+
+    while ((wait = kaws__breaker_ask(&c->pass, c->action->name, patience > 0,
+                                     err)) > 0) {
+        if (hooks->patience_ms != NULL)
+            patience = hooks->patience_ms(hooks->ctx, err);
+        if (patience <= 0) {
+            c->vain = 0;                  /* so breaker keeps the last error  */
+            return 0;
+        }
+        wait = wait < patience ? wait : patience;
+        wait = wait < KAWS__CANCEL_MS ? wait : KAWS__CANCEL_MS;
+        if (kaws__thread_pause(hooks, &cancel, wait)) {
+            (void)kaws__err_cancelled(err, "AWS KMS");
+            return 0;
+        }
+        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
+    }
+    c->probe_ms = c->q.connect_timeout_ms + 1000;
+    if (patience > 0 && patience < c->probe_ms)   /* no longer than patience  */
+        c->probe_ms = patience > KAWS__BREAKER_BRIEF ? patience
+                                                     : KAWS__BREAKER_BRIEF;
+    return 1;
+}
+
+
+/* Counts the attempts that AWS throttled, and those in vain: with no reply, or
+ * with a 5xx that is not about one KMS key. An attempt without a reply proves
+ * nothing if it had too little time and used it up (timers end some ms early).
+ * Nor does one that was cancelled, or that a wrong setting kept from KMS. */
+static void
+kaws__calls_count(kaws__call *c, kaws_status status)
+{
+    int took = c->left_ms - kaws__calls_left_ms(c->op);
+
+    c->throttled += (c->cures & KAWS__SLOWER) != 0;
+    if (status == KAWS_NETWORK)
+        c->vain += took + 10 < c->q.timeout_ms ||
+                   c->q.timeout_ms >= KAWS__BREAKER_BRIEF;
+    else if (status == KAWS_SERVICE && c->r.http >= 500 &&
+             !(c->cures & KAWS__ALIVE))
+        c->vain++;
+    else if (status != KAWS_CANCELLED && status != KAWS_CONFIG) {
+        c->vain = 0;
+        kaws__breaker_well(&c->pass);
+    }
+}
+
+
 /* Makes one attempt. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
@@ -10398,6 +10899,8 @@ kaws__calls_try(kaws__call *c)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    if (c->pass.probes && q->timeout_ms > c->probe_ms)
+        q->timeout_ms = c->probe_ms;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
@@ -10407,6 +10910,7 @@ kaws__calls_try(kaws__call *c)
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
     status = status == KAWS_OK ? kaws__calls_answered(c)
                                : kaws__calls_unanswered(c, status);
+    kaws__calls_count(c, status);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -10463,18 +10967,37 @@ kaws__calls_mend(kaws__call *c)
 }
 
 
+/* Whether the call has had all its attempts: max_attempts, if that is set; else
+ * three, and as many as AWS throttles within its time. If one caller gave up
+ * early while others went on, it would starve. */
+static int
+kaws__calls_spent(const kaws__call *c)
+{
+    int most = c->op->calls->max_attempts;
+
+    return most > 0 ? c->attempt >= most
+         : !(c->cures & KAWS__SLOWER) && c->attempt - c->throttled >= 3;
+}
+
+
 /* How long to pause before the next attempt. As in AWS's standard retry mode:
- * full jitter over an interval that doubles, up to `most` ms. */
+ * full jitter over an interval that doubles, up to 20 s. The limit is 1 s with
+ * patience, and for throttled attempts if only time bounds them: with longer
+ * pauses, a caller that was throttled would wait while one that was answered
+ * asks again at once. */
 static int64_t
-kaws__calls_delay(const kaws__call *c, int64_t most)
+kaws__calls_delay(const kaws__call *c, int patient)
 {
     const kaws_hooks *hooks = c->op->calls->hooks;
-    int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
-    int64_t asked = c->r.retry_after_ms;
+    int slower = (c->cures & KAWS__SLOWER) != 0;
+    int64_t delay = slower ? 1000 : 50, asked = c->r.retry_after_ms;
+    int64_t most = patient || (slower && c->op->calls->max_attempts == 0)
+                 ? 1000 : 20000;
     uint16_t chance = 0xffff;
-    int i;
+    /* Attempts that were throttled had pauses of their own. */
+    int i = slower ? 1 : 1 + c->throttled;
 
-    for (i = 1; i < c->attempt && delay < most; i++)
+    for (; i < c->attempt && delay < most; i++)
         delay *= 2;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
     delay = (delay < most ? delay : most) * chance / 0xffff;
@@ -10486,8 +11009,8 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 
 /* Waits, if another attempt later may help and there is time for it; says
  * whether to make it. With patience the pauses are short, because a program
- * that cannot go on should learn soon that KMS is back, and because the hook
- * may have less patience by then. */
+ * that cannot go on should learn soon that KMS is back, and because the hook's
+ * patience may end during a long one. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -10500,21 +11023,28 @@ kaws__calls_wait(kaws__call *c)
     int patience = again && hooks->patience_ms != NULL
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
-    int left;
+    int left, over = kaws__calls_spent(c) || c->pass.probes;
 
-    if (!again || (patience <= 0 && (again == KAWS__PATIENT ||
-                                     c->attempt >= k->max_attempts)))
+    if (!again || (patience <= 0 && (over || again == KAWS__PATIENT)))
         return 0;
-    delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
+    delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);
+    over |= delay + (c->left_ms - left) >= left;  /* if the next is as slow   */
+    over |= (c->paused_ms += delay) > c->op->timeout_ms;
+    if (patience <= 0 && over)
+        return 0;
     if (patience > 0 && delay > patience)
         delay = patience;
-    if (patience <= 0 && delay + (c->left_ms - left) >= left)
-        return 0;                         /* the next would take as long      */
+    if (over) {                           /* to room breaker, a new call      */
+        kaws__breaker_end(&c->pass, c->vain, 0, c->op->err);
+        c->pass.begun = c->vain = 0;
+    }
     if (kaws__thread_pause(hooks, &cancel, (int)delay))
         return 1;                         /* calls_try ends the call          */
-    if (patience > 0)
+    if (patience > 0) {
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->paused_ms = 0;
+    }
     if (again == KAWS__PATIENT)
         kaws__creds_forget(&k->creds);
     c->attempt++;
@@ -10533,6 +11063,7 @@ kaws__calls_send(kaws__call *c)
     kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
+    int failed;
 
     kaws__json_end(&c->body);
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
@@ -10549,11 +11080,14 @@ kaws__calls_send(kaws__call *c)
     c->q.cancelled = c->op->cancel.asked != NULL ? kaws__calls_cancelled : NULL;
     c->q.cancelled_arg = c->op;
     c->attempt = 1;
-    while (kaws__calls_try(c) != KAWS_OK) {
+    while (kaws__calls_admit(c) && kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
         if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
+    failed = err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+    if (failed || c->pass.probes)
+        kaws__breaker_end(&c->pass, failed ? c->vain : 0, failed, err);
     c->attempt += c->clock_mended + c->creds_renewed;
     if (err->status != KAWS_OK && c->attempt > 1)
         (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
@@ -10870,9 +11404,9 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
- * key material, and whether we may use it; and with `proof` whether KMS would
- * open the byte again. */
+/* Has KMS seal a byte that nobody needs. The reply tells the ARN of the
+ * target's KMS key and the id of its key material, and proves that we may seal
+ * with it. With `proof`, also asks whether KMS would open the blob again. */
 static kaws_status
 kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 {
@@ -11749,8 +12283,8 @@ typedef struct kaws__file {
     uint8_t  tail[32];            /* the last bytes, torn or not              */
     int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* bytes beyond that may not be durable,    */
-    int      synced;              /* although a sync has succeeded since      */
+    int      unsettled;           /* what was read may not be durable yet     */
+    int      synced;              /* but it was synced: see save_settle       */
 } kaws__file;
 
 /* How to open it. */
@@ -12463,9 +12997,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * The file that step 4 takes out must be the one that we know; otherwise it is
  * put back. If the system has no exchange, we check the path, and then rename:
  * a file that somebody moves there in between is lost. A new data file never
- * replaces another: step 4 is then a rename that fails if there is a file, or a
- * link. After a link, a crash leaves one file with two names, which opening
- * mends.
+ * replaces another: step 4 is then a rename that fails if there is a file. If
+ * the system has no such rename, step 4 is a hard link. A crash right after the
+ * link leaves one file with two names, which opening mends.
  *
  * If the process is killed or a sync fails, but the system runs on, the next
  * process sees bytes that may not be durable. It must not build on them, so
@@ -13416,7 +13950,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; an entry's are into `bytes`       */
+    kaws__record record;          /* views; vault_copy sets them into `bytes` */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
@@ -13467,9 +14001,9 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 
 /* Waits until the file is ours; vault_release ends that. Waits for our turn
  * first, because the file's locks do not exclude threads of one process. Then
- * waits for the file's locks: the time since another thread last made progress
- * counts as spent on them, too. A caller that wants the vault's own lock takes
- * it last. */
+ * waits for the file's locks. Their time limit includes the wait for our turn,
+ * from the last progress of another thread on. A caller that wants the vault's
+ * own lock takes it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -14181,10 +14715,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and then asks until KMS seals with it, because
- * KMS answers the request earlier. Gives up after the timeout, by the clock or,
- * if the clock stands still, by the sum of the pauses; the rotation has
- * succeeded all the same. */
+/* Has KMS make new key material. KMS answers that request before it seals with
+ * the new material, so this function then asks until it does. It gives up after
+ * the timeout, by the clock or, if the clock stands still, by the sum of the
+ * pauses; the rotation has succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
@@ -14792,10 +15326,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 KAWS_API void
 kaws_key_free(kaws *ring, kaws_key *key)
 {
+    int cancel;
+
     if (ring == NULL || key == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     kaws__mem_free(&ring->hooks, key->bytes, key->len);
     kaws_wipe(key, sizeof *key);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -14985,12 +15523,15 @@ KAWS_API void
 kaws_walk_end(kaws_walk *walk)
 {
     kaws_hooks hooks;
+    int cancel;
 
     if (walk == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     hooks = walk->hooks;
     kaws__buf_free(&walk->list);
     kaws__mem_free(&hooks, walk, sizeof *walk);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -15132,9 +15673,12 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -15142,8 +15686,11 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API void
 kaws_use_cache(kaws *ring, int seconds)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__shield_set(&ring->vault.shield, seconds);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -15158,6 +15705,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     if (err->status == KAWS_OK) {
         op = kaws__calls_op(&ring->kms, err);
         (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+        kaws__shield_part(&ring->vault.shield);
     }
     return kaws__ring_leave(&door, err->status);
 }
@@ -15225,14 +15773,17 @@ kaws_refresh(kaws *ring, kaws_error *error)
 KAWS_API void
 kaws_get_stats(kaws *ring, kaws_stats *stats)
 {
+    kaws__door door;
+
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL || ring->pid != kaws__sys_pid())
-        return;
-    kaws__calls_stats(&ring->kms, stats);
-    kaws__vault_stats(&ring->vault, stats);
-    kaws__rewrap_stats(&ring->rewrap, stats);
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK) {
+        kaws__calls_stats(&ring->kms, stats);
+        kaws__vault_stats(&ring->vault, stats);
+        kaws__rewrap_stats(&ring->rewrap, stats);
+    }
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 

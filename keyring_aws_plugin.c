@@ -268,10 +268,10 @@ typedef struct plug__abi_udf_args {
  * are about the same thing (the same key, say) and their texts differ in
  * request ids and measured times only: a line with a different key or cause
  * differs. When a thing that failed works again, its lines are forgotten,
- * because the next failure is news. A count that is still due is logged with
- * the next line of any kind after the minute, when its line is forgotten, and
- * at the end. Notes are never left out, because the last one has to show how
- * the file is now.
+ * because the next failure is news. A count that is still due is logged in
+ * three cases: a line of any kind is logged after the minute, its own line is
+ * forgotten, or the plugin ends. Notes are never left out, because the last one
+ * has to show how the file is now.
  */
 
 enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
@@ -326,6 +326,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_START_TIME    316, PLUG__WARNING, "keyring_aws_timeout is"   \
     " %d ms, more than keyring_aws_start_seconds, %d: a starting server may"   \
     " wait for KMS longer than these seconds"
+#define PLUG__LOG_BACK          322, PLUG__WARNING, "KMS answers again; while" \
+    " it did not, the server asked in vain for the key of %s%s%s"
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
@@ -370,7 +372,8 @@ static size_t
 plug__lines_varies(const char *at)
 {
     static const char id[] = "request id ";
-    static const char *const units[] = { " seconds", " bytes", " attempts" };
+    static const char *const units[] = { " s", " seconds", " bytes",
+                                         " attempts" };
     const size_t n = strspn(at, "0123456789");
 
     if (strncmp(at, id, sizeof id - 1) == 0)
@@ -558,9 +561,10 @@ plug__lines_well(plug__lines *l, const char *about)
  * or the ring. It only stores the wanted value, under a lock that is held for a
  * copy only. The next thread that seals a key makes the ring adopt the wanted
  * values. If the library tried the same values last, adopting them takes no KMS
- * call. If it did not, the thread asks KMS. Only the cache follows the update
- * itself, because that waits for nothing, and because an administrator who
- * turns the cache off wants it emptied now.
+ * call. If it did not, the thread asks KMS. Only the cache is changed by the
+ * update itself, because that waits for nothing, and because an administrator
+ * who turns the cache off, or sets another KMS key, wants it emptied now.
+ * UNINSTALL PLUGIN empties it, too.
  *
  * The KMS key and the region are tried and adopted as a pair, because a KMS key
  * is looked up in a region and may exist in no other region.
@@ -711,6 +715,9 @@ plug__guard_want(plug__guard *g, const plug__guard_values *change)
     plug__guard_merge(&g->wanted, change);
     pthread_mutex_unlock(&g->wanted_lock);
     pthread_mutex_lock(&g->lock);
+    if (change->of[PLUG__CMK_ID].text[0] != '\0'
+        || change->of[PLUG__REGION].text[0] != '\0')
+        kaws_use_cache(g->ring != NULL ? g->ring->kaws : NULL, 0);
     if (g->ring != NULL)
         kaws_use_cache(g->ring->kaws,
                        plug__guard_wanted(g).of[PLUG__CACHE_SECONDS].number);
@@ -741,7 +748,8 @@ plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
 
 
 /* From now on callers take this ring; if it is NULL, they get none. Callers
- * that have already taken the earlier ring may finish with it. */
+ * that have already taken the earlier ring may finish with it, but no key is
+ * kept for them. */
 static void
 plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
 {
@@ -750,6 +758,8 @@ plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
     pthread_mutex_lock(&g->lock);
     old     = g->ring;
     g->ring = ring;
+    if (old != NULL)
+        kaws_use_cache(old->kaws, 0);
     pthread_mutex_unlock(&g->lock);
     plug__guard_drop(g, old);
 }
@@ -1641,8 +1651,8 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * with numbers only: that name may always be missing. The binary log has a few
  * keys without a number, which may all be missing, and keys with a number. It
  * asks for the key with the next number before it makes that key, but only in
- * two cases. Either a rotation runs: then there is a key with _old or _new at
- * its end. Or it makes its first key: then it has just asked for its own entry,
+ * two cases. Either a rotation runs: then there is a key whose id ends in _old
+ * or _new. Or it makes its first key: then it has just asked for its own entry,
  * which was missing.
  *
  * For a walk the server gives fixed buffers, and does not say how large they
@@ -1668,6 +1678,9 @@ static struct {
     pthread_mutex_t lock;
     char unmade[PLUG__SHOWN];           /* key that could not be made        */
     char begun[PLUG__SHOWN];            /* log whose first key is being made  */
+    unsigned unread;                    /* kinds of keys that KMS did not give,
+                                         * a bit each; not under the lock    */
+    uint64_t answers;                   /* KMS's answers until then; no lock */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
@@ -1855,9 +1868,65 @@ plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
 }
 
 
+/* How often KMS has answered without an error. A fetch from the cache adds no
+ * answer. */
+static uint64_t
+plug__keyring_answers(plug__guard_ring *ring)
+{
+    kaws_stats s;
+
+    kaws_get_stats(ring->kaws, &s);
+    return s.kms_requests - s.kms_errors;
+}
+
+
+/* If KMS does not answer, the server closes what it wanted the key for, and a
+ * later fetch of that key does not open it. So when KMS is back, one line says
+ * what may be closed, and what opens it. */
+static void
+plug__keyring_recall(plug__guard *g, plug__guard_ring *ring,
+                     const plug__keyring_job *job, kaws_status status)
+{
+    static const struct { const char *begins, *says; } kinds[] = {
+        { "INNODBKey-", "InnoDB: what answers with error 3185 or 1146, though"
+          " KMS is back, opens after a restart of the server" },
+        { "MySQLReplicationKey_", "the binary log: repeat what failed (on a"
+          " replica, START REPLICA)" }
+    };
+    unsigned kind = 0, were;
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (job->verb == PLUG__FETCH_KEY && job->key_id != NULL
+            && strncmp(job->key_id, kinds[i].begins, strlen(kinds[i].begins))
+               == 0)
+            kind = 1u << i;
+    }
+    if (status == KAWS_NETWORK || status == KAWS_SERVICE
+        || status == KAWS_THROTTLED) {
+        if (ring != NULL && kind != 0)
+            PLUG__STORE(&plug__keyring_seen.answers,
+                        plug__keyring_answers(ring));
+        __atomic_or_fetch(&plug__keyring_seen.unread, kind, __ATOMIC_RELAXED);
+        return;
+    }
+    if (status != KAWS_OK || ring == NULL
+        || PLUG__LOAD(&plug__keyring_seen.unread) == 0
+        || plug__keyring_answers(ring)
+           == PLUG__LOAD(&plug__keyring_seen.answers))
+        return;
+    were = __atomic_exchange_n(&plug__keyring_seen.unread, 0, __ATOMIC_RELAXED);
+    if (were != 0)
+        plug__lines_say(&g->lines, "", PLUG__LOG_BACK,
+                        kinds[(were & 1) == 0].says,
+                        were == 3 ? "; and for that of " : "",
+                        were == 3 ? kinds[1].says : "");
+}
+
+
 static void
 plug__keyring_begin(void)
 {
+    PLUG__STORE(&plug__keyring_seen.unread, 0);
     pthread_mutex_lock(&plug__keyring_seen.lock);
     plug__keyring_seen.unmade[0] = plug__keyring_seen.begun[0] = '\0';
     pthread_mutex_unlock(&plug__keyring_seen.lock);
@@ -1889,6 +1958,7 @@ plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
         plug__keyring_call(ring, job, type, &err);
     if (!owned)
         plug__keyring_watch(g, ring, job, err.status);
+    plug__keyring_recall(g, ring, job, err.status);
     if (job->verb == PLUG__FETCH_KEY && err.status == KAWS_NOT_FOUND)
         err.status = KAWS_OK;           /* no key is an answer, too          */
     plug__guard_drop(g, ring);

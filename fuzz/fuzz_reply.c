@@ -152,7 +152,7 @@ error_type(const reply *r, char out[80])
 }
 
 
-enum { LATER = 1, SLOWER = 2, CLOCK = 4 };
+enum { LATER = 1, SLOWER = 2, CLOCK = 4, ALIVE = 8 };
 
 typedef struct meaning {
     const char *of;               /* error types, or HTTP statuses            */
@@ -165,9 +165,10 @@ static const meaning meanings[] = {
       "RequestLimitExceeded ProvisionedThroughputExceeded "
       "BandwidthLimitExceeded PriorRequestNotComplete 429 ",
       KAWS_THROTTLED, SLOWER },
-    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+    { " KMSInternal DependencyTimeout InternalFailure "
       "InternalServerError ServiceUnavailable RequestTimeout "
       "408 425 500 502 503 504 ", KAWS_SERVICE, LATER },
+    { " KeyUnavailable ", KAWS_SERVICE, LATER | ALIVE },
     { " InvalidSignature SignatureDoesNotMatch RequestTimeTooSkewed "
       "RequestExpired RequestInTheFuture AuthFailure ",
       KAWS_CREDENTIALS, CLOCK },
@@ -199,8 +200,10 @@ refusal(const reply *r, int *typed)
     for (i = 0; i < sizeof meanings / sizeof meanings[0]; i++)
         if (strstr(meanings[i].of, of) != NULL)
             return meanings[i];
-    if (*typed && r->http >= 500)
+    if (*typed && r->http >= 500) {
+        unknown.status = KAWS_SERVICE;
         unknown.then = LATER;
+    }
     return unknown;
 }
 
@@ -428,6 +431,7 @@ config(void)
     cfg.data_file = "/disk/data";
     cfg.conf_file = "/disk/conf";
     cfg.rewrap_parallel = 1;
+    cfg.max_attempts = 3;         /* else time bounds what is throttled       */
     cfg.region = region();
     if (how & ALIAS)
         cfg.kms_key_id = "alias/app";
@@ -474,6 +478,7 @@ typedef struct model {
     heard heard;
     int   waited_ms;              /* of this operation, at most               */
     int   unsure;                 /* it may have tried again, or not          */
+    int   out;                    /* KMS does not answer: none is sent        */
     int   typed, honest, told;    /* the last reply: an error with a type; our
                                    * own; DryRunOperation, to a dry run       */
     int   refused;                /* and it was a 4xx                         */
@@ -542,10 +547,12 @@ ask(worth *x, const char *from, int kind)
 {
     int proof = kind == DRY || kind == DRY_ANEW ||
                 (kind == OPENS && (the_call == STORE || moves()));
-    int attempt = 1, mended = 0, then;
+    int attempt = 1, mended = 0, vain = 1, then;
     const reply *r;
     kaws_status status;
 
+    if (m.out)
+        return KAWS_NETWORK;      /* no time has passed, so no probe is due   */
     for (;;) {
         r = next_reply(m.asked, proof);
         m.requests++;
@@ -557,8 +564,13 @@ ask(worth *x, const char *from, int kind)
             mended = m.unsure = 1;        /* how far off it is, who knows?   */
             continue;
         }
-        if (!(then & (LATER | SLOWER)) || attempt == 3)
+        vain &= status == KAWS_NETWORK ||
+                (status == KAWS_SERVICE && r->http >= 500 &&
+                 !(then & ALIVE));
+        if (!(then & (LATER | SLOWER)) || attempt == 3) {
+            m.out = vain;
             return status;
+        }
         wait_for(r, then, attempt++);
     }
 }
@@ -795,7 +807,7 @@ must_succeed(int call)
     long len;
 
     m.asked[0] = m.asked[1] = m.requests = m.heard.count = 0;
-    m.waited_ms = m.unsure = 0;
+    m.waited_ms = m.unsure = m.out = 0;
     (void)snprintf(m.home, sizeof m.home, "%s", (how & ALIAS) ? "" : FAKE_OWN);
     switch (call) {
     case GENERATE:

@@ -121,6 +121,7 @@ disarm(void)
     w.armed = w.scripts = w.alone = 0;
     memset(w.fake.scripts, 0, sizeof w.fake.scripts);
     w.fake.fail_nth = w.fake.fail_from = 0;
+    w.fake.now_ms += 5000;        /* if KMS was away, the next call tries it  */
     disk.at = disk.hits = 0;
     disk.fault = DISK_FINE;
     disk.follow_up = 0;

@@ -90,6 +90,38 @@ def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
         assert f"while it waited for {waited}, and nothing was changed" in why, line
 
 
+@pytest.mark.parametrize("compiler", [PLAIN, TSAN], ids=["plain", "tsan"])
+def test_a_kms_that_comes_and_goes(guest, emulator, compiler):
+    """16 threads on two rings: what is not sent fails at once, one probe at a time is under way,
+    and the first call succeeds within 5.5 s after KMS is back."""
+    most = []
+
+    def hang():
+        emulator.fault("*", "black_hole", times=0, where="accept")
+        emulator.cut()
+
+    def look():
+        end, seen = time.monotonic() + 4, 0
+        while time.monotonic() < end:
+            seen = max(seen, len(emulator.open))
+            time.sleep(0.002)
+        most.append(seen)
+
+    def back():
+        emulator.clear_faults()
+        if emulator.listener is None:
+            emulator.start()
+    lines = guest("outages", compiler, hang=hang, refuse=emulator.stop, look=look, back=back)
+    assert len(lines) == 6 and len(most) == 2
+    at_once = 50 if compiler is PLAIN else 500      # where a race is looked for, all is slow
+    assert max(most) == 1, "one probe at a time"
+    for line in lines:
+        words, figure = re.search(r": (\w+) within (\d+) ms", line).groups()
+        assert int(figure) < {"refused": at_once, "back": 5500, "all": 6500}[words], lines
+        if words == "refused":              # probes of 1 s, at pauses that have grown
+            assert 1 <= int(re.search(r"(\d+) sent", line)[1]) <= 5, lines
+
+
 class Broker:
     """Gives session tokens for three seconds, as KMS knows them."""
 

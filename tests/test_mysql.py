@@ -16,7 +16,8 @@ import pytest
 
 from driver import Driver
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, NO_SCHEMA, ROOT, Stage, cursor, wait_for
+from mysql_fixtures import (ASK_KMS, FUNCTIONS, NO_SCHEMA, ROOT, Stage, cursor, wait_for,
+                            wait_for_kms)
 from servers import memory_of
 
 
@@ -148,6 +149,7 @@ def test_a_setting_is_refused_while_kms_cannot_be_asked(stage):
     number, text = stage.refused("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
     assert number == 1231 and "cannot reach AWS KMS" in text
     stage.kms.clear_faults()
+    wait_for_kms(stage, ASK_KMS)
     assert stage.variable("cmk_id") == KEY_ARN and sealed_with(stage) == KEY_ARN
 
 
@@ -427,6 +429,7 @@ def test_a_failing_kms_changes_nothing(stage):
         (line,) = [each for each in stage.said("ERROR") if "this happened" not in each]
         assert "cannot generate key 'never'" in line and why in line
         stage.kms.clear_faults()
+        wait_for_kms(stage, ASK_KMS)
     assert stage.data.read_bytes() == before and stage.fetch("never") is None
 
 

@@ -1,9 +1,16 @@
 """keyring_aws_cache_seconds in a real server: what it saves, how it is set, and what ends it."""
 
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pymysql
 import pytest
 
-from kms_emulator import KEY_ARN
-from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings
+from kms_emulator import ACCOUNT, KEY_ARN
+from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings, wait_for, wait_for_kms
 
 TABLES = 50
 
@@ -120,3 +127,96 @@ def test_what_ends_it(stage):
     stage.install()
     assert asked(stage, lambda: [stage.fetch("a") for _ in range(2)]) == 1
     assert stage.fetch("a") == keys["a"]
+
+
+@pytest.mark.needs("logs")
+def test_a_kept_key_does_not_show_that_kms_is_back(stage):
+    """KAWS-322 comes when KMS has answered, not when a key came out of memory."""
+    stage.start(NO_SCHEMA, cache_seconds=8)
+    stage.db.install_keyring_udf()
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
+    assert stage.generate("kept") == 1
+    time.sleep(9)                       # InnoDB's key is too old
+    key = stage.fetch("kept")
+    stage.kms.stop()
+    assert stage.refused("CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")[0] == 3185
+    before = stage.status()["cache_hits"]
+    assert stage.fetch("kept") == key and stage.status()["cache_hits"] == before + 1
+    assert not stage.tagged("KAWS-322"), "KMS is still away"
+    stage.kms.start()
+    wait_for_kms(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")
+    assert len(stage.tagged("KAWS-322")) == 1
+
+
+def test_another_kms_key_or_region_that_is_set_ends_it(stage):
+    """The ring uses it from the next key on that is made; what is kept is wiped at once."""
+    second = stage.kms.add_key("us-east-1", ACCOUNT)
+    stage.start(NO_SCHEMA, cache_seconds=3600)
+    stage.install_functions()
+    assert stage.generate("a") == 1
+    for name, value in ("cmk_id", second), ("region", "us-west-2"):
+        assert asked(stage, lambda: [stage.fetch("a") for _ in range(2)]) <= 1
+        stage.sql(f"SET GLOBAL keyring_aws_{name} = '{value}'")
+        assert asked(stage, lambda: [stage.fetch("a") for _ in range(2)]) == 1
+    stage.sql("SET GLOBAL keyring_aws_timeout = 5000")
+    assert asked(stage, lambda: stage.fetch("a")) == 0 and stage.fetch("a") == stage.plain("a")
+
+
+def locked_kb(stage) -> int:
+    status = Path(f"/proc/{stage.db.process.pid}/status").read_text("ascii")
+    return int(re.search(r"VmLck:\s+(\d+) kB", status)[1])
+
+
+def test_the_plugin_s_end_ends_it_though_a_function_runs(stage):
+    """UNINSTALL PLUGIN does not wait for the function; the keys do not wait, either."""
+    stage.start(NO_SCHEMA, cache_seconds=3600)
+    stage.install_functions()
+    assert stage.generate("a") == 1
+    stage.fetch("a")
+    before = locked_kb(stage)
+    with cursor(stage) as old, ThreadPoolExecutor(1) as pool:
+        stage.kms.fault("*", "black_hole", times=0, where="request")
+        count = requests(stage)
+        runs = pool.submit(old.execute, "SELECT keyring_aws_rotate_keys()")
+        wait_for(lambda: requests(stage) > count)
+        stage.uninstall()
+        assert locked_kb(stage) < before and not runs.done(), "the page key is not needed any more"
+        stage.sql(f"KILL QUERY {old.connection.thread_id()}")
+        with pytest.raises(pymysql.err.MySQLError):
+            runs.result()
+    stage.kms.clear_faults()
+    stage.install()
+
+
+def test_set_under_load(stage):
+    """Eight sessions fetch while the number changes: each gets its key, and none waits for long."""
+    stage.start(NO_SCHEMA, cache_seconds=60)
+    stage.install_functions()
+    for name in "abc":
+        assert stage.generate(name) == 1
+    keys, wrong, done = {name: stage.fetch(name) for name in "abc"}, [], threading.Event()
+
+    def load() -> None:
+        with cursor(stage) as session:
+            while not done.is_set():
+                for name, key in keys.items():
+                    session.execute("SELECT keyring_key_fetch(%s)", (name,))
+                    ((got,),) = session.fetchall()
+                    if got != key:
+                        wrong.append((name, got))
+
+    threads = [threading.Thread(target=load) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    try:
+        for number in range(200):
+            stage.sql(f"SET GLOBAL keyring_aws_cache_seconds = {number % 4 * 20}")
+            if number % 20 == 0:
+                stage.sql(f"SET GLOBAL keyring_aws_cmk_id = '{KEY_ARN}'")
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong and not stage.said("ERROR") and stage.tagged("KAWS-153") == []
+    assert stage.status()["cache_hits"] > 0

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN
-from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings, wait_for
+from mysql_fixtures import (LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings, wait_for,
+                            wait_for_kms)
 
 LOG_BIN = (NO_SCHEMA, "--log-bin", "--server-id=1")
 ENCRYPTED = (*LOG_BIN, "--binlog-encryption=ON", "--innodb-redo-log-encrypt=ON",
@@ -105,7 +106,7 @@ def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
         stage.kms.start()
     else:
         stage.sql("SET GLOBAL keyring_operations = ON")
-    stage.sql("CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
+    wait_for_kms(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
     assert not stage.tagged(MISSING) and not stage.tagged(MADE_AGAIN)
 
 
@@ -120,7 +121,7 @@ def test_a_key_that_is_there_but_out_of_reach_is_not_missing(stage):
         assert stage.refused(statement)[0] == 3185
     assert stage.said("ERROR") and not stage.tagged(MISSING)
     stage.kms.start()
-    stage.sql("CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'")
+    wait_for_kms(stage, "CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'")
     assert not stage.tagged(MADE_AGAIN)
 
 
@@ -291,6 +292,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
     if kms == "away":
         assert stage.generate("away") is None
         stage.kms.start()
+        wait_for_kms(stage)
     assert stage.generate("west") == 1 and stage.entries()["west", ROOT].arn == arn
 
     stage.uninstall()                   # and the same if the server runs already
@@ -302,6 +304,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
     assert not stage.said("ERROR")
     if kms == "away":
         stage.kms.start()
+        wait_for_kms(stage)
     assert stage.generate("again") == 1 and stage.entries()["again", ROOT].arn == arn
     number, text = stage.refused("SET GLOBAL keyring_aws_cmk_id = 'alias/nobody'")
     assert number == 1231 and "NotFoundException" in text       # a SET now is refused at once

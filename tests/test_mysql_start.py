@@ -14,7 +14,7 @@ import pytest
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import (FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor,
-                            heed_persisted_settings, said, wait_for)
+                            heed_persisted_settings, said, wait_for, wait_for_kms, works)
 
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
          " no log files: that loses rows")
@@ -235,14 +235,15 @@ OUTAGES = {
 
 
 def check_recovery(stage: Stage, name: str) -> None:
-    """The plugin has warned; with KMS back it works."""
+    """The plugin has warned; with KMS back it works, as soon as a probe is due."""
     assert stage.loaded() and not stage.said("ERROR")
     assert [line for line in stage.said("Warning") if line.startswith("starting without KMS: ")]
     assert stage.generate(name) is None and len(stage.said("ERROR")) == 1
     stage.kms.clear_faults()
     if stage.kms.listener is None:
         stage.kms.start()
-    assert stage.generate(name) == 1 and stage.fetch(name) == stage.plain(name)
+    wait_for(lambda: stage.generate(name) == 1, 6)
+    assert stage.fetch(name) == stage.plain(name)
     assert stage.fetch("kept") == stage.plain("kept")
 
 
@@ -250,7 +251,9 @@ def check_recovery(stage: Stage, name: str) -> None:
 def test_the_server_starts_without_kms_and_works_with_it(spoilable, outage):
     OUTAGES[outage](spoilable.kms)
     spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE", start_seconds=1)
-    waits, starts = spoilable.said("Warning")
+    (waits,), (starts,) = spoilable.tagged("KAWS-304"), spoilable.tagged("KAWS-305")
+    out = spoilable.tagged("KAWS-160")
+    assert len(out) == (outage != "throttling") and len(spoilable.said("Warning")) == 2 + len(out)
     assert waits.startswith("the server is starting, and waits for KMS for up to 1 s (keyring_aws_")
     assert starts.endswith(AGAIN)
     check_recovery(spoilable, outage)
@@ -310,7 +313,8 @@ def test_a_start_waits_for_kms(crashed, force, seconds):
     crashed.kms.start()
     check_rows(crashed)
     assert not crashed.said("ERROR")
-    (waits,) = crashed.said("Warning")
+    (waits,), (_,) = crashed.tagged("KAWS-304"), crashed.tagged("KAWS-160")
+    assert len(crashed.said("Warning")) == 2 and len(crashed.tagged("KAWS-161")) == 1
     assert "waits for KMS for up to 30 s" in waits and "cannot reach AWS KMS" in waits
     crashed.kms.stop()                  # the start is over: nobody waits any more
     crashed.install_functions()
@@ -357,6 +361,62 @@ def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
     crashed.kms.start()
     begin(crashed, f"--keyring-aws={force}")
     check_rows(crashed)
+
+
+# ---- a start while KMS hangs ---------------------------------------------------------------------
+
+TABLES = 50
+
+
+def hang_start(stage: Stage, seconds: int, **settings: object) -> tuple[float, int]:
+    """Starts while KMS accepts and never answers, and asks for all tables. Returns how long that
+    took, and how often KMS was asked."""
+    stage.kms.fault("*", "black_hole", times=0)
+    before, begun = stage.kms.count(), time.monotonic()
+    stage.start(NO_SCHEMA, start_seconds=seconds, **settings)
+    return time.monotonic() - begun, stage.kms.count() - before
+
+
+@pytest.mark.needs("logs")
+@pytest.mark.parametrize("defaults", [False, pytest.param(True, marks=pytest.mark.long)],
+                         ids=["short", "defaults"])
+def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
+    """One deadline for init and all fetches; then they fail at once, and one at a time tries. When
+    KMS is back, one line says what stays closed. A restart opens it."""
+    short = {} if defaults else {"timeout": 2000, "connect_timeout": 500}
+    stage.start(NO_SCHEMA)
+    stage.sql("CREATE DATABASE d")
+    with cursor(stage) as each:
+        for number in range(TABLES):
+            each.execute(f"CREATE TABLE d.t{number} (n INT) ENCRYPTION = 'Y'")
+    assert stage.db.stop() == 0
+    took, asked = hang_start(stage, 30 if defaults else 3, **short)
+    assert took < (45 if defaults else 2 + 3 + 1.5 + 3), took
+    assert asked < (25 if defaults else 10), asked
+    (waits,) = stage.tagged("KAWS-304")
+    assert "cannot reach AWS KMS" in waits
+    (out,) = stage.tagged("KAWS-160")
+    assert "is unreachable: until it answers, calls fail at once" in out
+
+    begun, before = time.monotonic(), stage.kms.count()
+    for number in range(TABLES - 1):    # each is asked for, and none of them is there
+        assert stage.refused(f"SELECT * FROM d.t{number}")[0] in (3185, 1146)
+    took, asked = time.monotonic() - begun, stage.kms.count() - before
+    assert took < 10 and asked <= 1 + took / 1.5, (took, asked)
+    assert not stage.tagged("KAWS-322")
+    failed = stage.tagged("KAWS-308")
+    assert len(failed) < 20, "equal lines are thinned, whatever their figures"
+
+    stage.kms.clear_faults()
+    wait_for_kms(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")
+    (back,) = stage.tagged("KAWS-322")
+    assert "the key of InnoDB: what answers with error 3185 or 1146" in back
+    assert "binary log" not in back and len(stage.tagged("KAWS-161")) == 1
+    assert works(stage, f"SELECT * FROM d.t{TABLES - 1}"), "nobody had asked for it"
+    assert stage.refused("SELECT * FROM d.t0")[0] in (3185, 1146)
+    stage.restart(NO_SCHEMA)
+    assert stage.sql("SELECT * FROM d.t0") == []
+    assert not stage.tagged("KAWS-322")
 
 
 def test_a_missing_volume_is_no_new_keyring(stage):

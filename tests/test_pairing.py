@@ -177,8 +177,10 @@ def play(world: World, row: Row, op: Op) -> list:
         wrong += look(other.result(30), "odd") if other else []
         if row.place in ("next", "ms", "idle"):
             proxy.settle()              # one that comes at a later look, nobody can tell
+        lib.ok("later")                 # so that what comes next is sent
         wrong += look_all(lib)
         lib.call("use_timeouts", 0, 0)
+        lib.ok("later")
         wrong += look_all(lib, strict=True)
         wrong += [f"used again after {name}" for name in proxy.reused]
         wrong += [] if proxy.done or proxy.gone else ["the fault did not happen"]
@@ -359,6 +361,9 @@ class Storm:
         self.proxy.calm()
         there = keys()
         self.check(there)
+        end = time.monotonic() + 6      # until a probe finds out that it is over
+        while there and seat.fetch(min(there)) is None and time.monotonic() < end:
+            time.sleep(0.05)
         assert {name: seat.fetch(name) for name in there} == there
 
     def check(self, there: dict) -> None:

@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT
-from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for
+from mysql_fixtures import ASK_KMS, EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
 from servers import mysqld
 from versions import Expect
 
@@ -86,10 +86,12 @@ def without_kms(stage: Stage, *options: str) -> str:
 
 @contextlib.contextmanager
 def away(stage: Stage):
-    """Within it, KMS cannot be reached."""
+    """Within it, KMS cannot be reached. Afterwards a running server has found out that it can."""
     stage.kms.stop()
     yield
     stage.kms.start()
+    if stage.db.process.poll() is None and stage.loaded():
+        wait_for_kms(stage, ASK_KMS)
 
 
 def log_since(stage: Stage) -> str:
@@ -484,7 +486,7 @@ def test_how_a_container_loads_the_plugin(stage):
     assert tried(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'") == ""     # it only added keys
     assert "another process has added to the data file" in log_since(stage)
 
-    check("write the plugin's lines under `[mysqld]`", "")
+    check("write the plugin's lines under `[mysqld]`, not under `[client]` or `[mysqld_safe]`", "")
     check("write `early-plugin-load` once", "")
     both = f"{EARLY};mysql_no_login.so".removeprefix("--")
     for group, lines, seen in (("mysqld", EARLY[2:], True), ("client", EARLY[2:], False),

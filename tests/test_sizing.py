@@ -154,9 +154,10 @@ def test_no_row_is_unproved():
     assert len(told) == 10 and told <= counted
 
 
-def test_while_kms_hangs_each_table_costs_a_timeout(stage):
-    """The plugin's own start has had its answers; then KMS accepts, and never answers."""
-    tables, timeout = 3, 0.5
+def test_while_kms_hangs_only_the_first_table_costs_a_timeout(stage):
+    """The plugin's own start has had its answers; then KMS accepts, and never answers. After the
+    first call a few probes may follow, each of connect_timeout and 1 s."""
+    tables, timeout = 8, 2.0
     stage.start(NO_SCHEMA)
     stage.sql("CREATE DATABASE d")
     for number in range(tables):
@@ -167,8 +168,9 @@ def test_while_kms_hangs_each_table_costs_a_timeout(stage):
     began = time.monotonic()
     stage.start(NO_SCHEMA, timeout=int(timeout * 1000), connect_timeout=200, start_seconds=0)
     took = time.monotonic() - began
-    assert stage.kms.count("Decrypt") == 1 + tables
-    assert took >= tables * timeout
+    assert 2 <= stage.kms.count("Decrypt") <= 4
+    assert timeout <= took < tables * timeout
+    assert "only the first call waits that long" in SIZING
     stage.kms.clear_faults()
 
 

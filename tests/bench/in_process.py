@@ -264,13 +264,7 @@ def fleet_row(kms: Canned, cache: int) -> Row:
         return Row(f"{name}, cache {cache} s", ours, "", told, "5 s, none failed",
                    got["slowest"] <= 5 and not starved)
     return Row(name, ours, limit, f"{share:.0%} of the quota used; {told}",
-               "90% of the quota, none failed, none takes 10 s", share >= 0.9 and not starved,
-               WHY_FLEET)
-
-
-WHY_FLEET = ("a throttled request is tried 3 times, and each pause may be twice as long as the"
-             " last: who was refused waits, while who was answered asks again at once. With pauses"
-             " of at most 1 s, as many as the timeout allows, none failed, and 100% was used")
+               "90% of the quota, none failed, none takes 10 s", share >= 0.9 and not starved)
 
 
 @long_part

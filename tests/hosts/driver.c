@@ -162,6 +162,22 @@ on_log(void *ctx, int level, const char *line)
 /* ---- life -------------------------------------------------------------- */
 
 /* open NAME=VALUE... with the members of kaws_config */
+static int64_t later_ms;                  /* by __atomic: see the command     */
+
+
+/* Its clock is ahead of the system's by as much as it was told to. */
+static int64_t
+ticks_ms(void *ctx)
+{
+    struct timespec t;
+
+    (void)ctx;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 +
+           __atomic_load_n(&later_ms, __ATOMIC_SEQ_CST);
+}
+
+
 static kaws_status
 run_open(job *j)
 {
@@ -193,6 +209,7 @@ run_open(job *j)
 
     memset(&cfg, 0, sizeof cfg);
     cfg.hooks.log = on_log;
+    cfg.hooks.ticks_ms = ticks_ms;
     for (i = 0; i < j->count; i++)
         for (m = 0; m < sizeof members / sizeof members[0]; m++) {
             const char *value = j->args[i].at;
@@ -568,6 +585,8 @@ run_wipe(job *j)
       (kaws_walk_end(walk), kaws_walk_begin(ring, &walk, &j->err)))           \
     X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \
     X(close, 0, 1, (kaws_close(ring), ring = NULL, KAWS_OK))                  \
+    X(later, 0, 1,        /* a host that did not answer is tried again */     \
+      (__atomic_add_fetch(&later_ms, 10000, __ATOMIC_SEQ_CST), KAWS_OK))      \
     X(use_timeouts, 2, 1,                                                     \
       (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))     \
     X(use_cache, 1, 1, (kaws_use_cache(ring, (int)NUMBER(0)), KAWS_OK))

@@ -231,6 +231,24 @@ def wait_for(done, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+ASK_KMS = "SET GLOBAL keyring_aws_cmk_id = @@GLOBAL.keyring_aws_cmk_id"     # and changes nothing
+
+
+def works(stage: Stage, query: str) -> bool:
+    try:
+        stage.sql(query)
+    except pymysql.err.MySQLError:
+        return False
+    return True
+
+
+def wait_for_kms(stage: Stage, query: str = "") -> None:
+    """KMS is back. Until a probe finds that out, calls fail: within 5 s. Then the statement has
+    worked; or, if there is none, generate() has made a key."""
+    name = f"probe-{time.monotonic_ns()}"
+    wait_for((lambda: works(stage, query)) if query else (lambda: stage.generate(name) == 1), 6)
+
+
 @contextlib.contextmanager
 def cursor(stage: Stage, **options: object):
     """A cursor on a connection of its own, for many statements."""

@@ -119,6 +119,8 @@ test_refusals(void **state)
     struct world *w = *state;
     size_t i;
 
+    w->cfg.max_attempts = 3;              /* also of those that are throttled */
+    world_reopen(w);
     w->f.random_byte = 0xff;
     for (i = 0; i < COUNT(faults); i++) {
         int again = (faults[i].flags & (SLOW | LATER)) != 0;
@@ -164,8 +166,8 @@ test_another_error_next(void **state)
     SAY(w, .error = "AccessDeniedException");
     ASK(w, KAWS_DENIED, "(2 attempts)", 2);
     SAY(w, .error = "ThrottlingException");
-    SAY(w, .no_reply = "broken", .times = 2);
-    ASK(w, KAWS_NETWORK, "broken (3 attempts)", 3);
+    SAY(w, .no_reply = "broken", .times = 3);
+    ASK(w, KAWS_NETWORK, "broken (4 attempts)", 4);
     assert_int_equal(w->err.http, 0);
     assert_string_equal(w->err.aws, "");
     assert_string_equal(w->err.request_id, "");
@@ -179,12 +181,14 @@ test_no_type(void **state)
 {
     static const struct { int http; kaws_status status; int tries; } rows[] = {
         { 200, KAWS_REPLY, 1 }, { 302, KAWS_REPLY, 1 }, { 403, KAWS_DENIED, 1 },
-        { 429, KAWS_THROTTLED, 3 }, { 500, KAWS_SERVICE, 3 },
+        { 429, KAWS_THROTTLED, 4 }, { 500, KAWS_SERVICE, 3 },
         { -1, KAWS_REPLY, 1 }
     };
     struct world *w = *state;
     size_t i;
 
+    kaws_use_timeouts(w->ring, 0, 4000);
+    w->f.random_byte = 0xff;
     for (i = 0; i < COUNT(rows); i++) {
         SAY(w, .http = rows[i].http, .body = "<html>no</html>", .times = 9);
         ASK(w, rows[i].status, NULL, rows[i].tries);
@@ -192,6 +196,7 @@ test_no_type(void **state)
         assert_int_equal(w->err.http, rows[i].http);
         assert_null(strstr(w->err.text, "html"));
         SAY_NO_MORE(w);
+        LATER(w);
     }
     SAY(w, .http = 403, .body = "no", .times = 9);
     fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\nnewer\n");
@@ -251,6 +256,7 @@ test_words_from_outside(void **state)
     SAY(w, .no_reply = "Could not\nresolve host", .times = 9);
     ASK(w, KAWS_NETWORK, "Could not\\x0aresolve host", 3);
     SAY_NO_MORE(w);
+    LATER(w);
     (void)snprintf(body, sizeof body, "{\"__type\":\"AccessDeniedException\","
                    "\"message\":\"%01500d\"}", 7);
     SAY(w, .http = 400, .body = body);
@@ -498,10 +504,76 @@ test_attempts(void **state)
     for (max = -1; max < 6; max++) {
         w->cfg.max_attempts = max;
         world_reopen(w);
+        SAY(w, .error = "KMSInternal", .times = 50);
+        ASK(w, KAWS_SERVICE, NULL, max > 0 ? max : 3);
+        SAY_NO_MORE(w);
+        world_reopen(w);
         SAY(w, .error = "Throttling", .times = 50);
-        ASK(w, KAWS_THROTTLED, NULL, max > 0 ? max : 3);
+        if (max > 0)
+            ASK(w, KAWS_THROTTLED, NULL, max);
+        else
+            ASK(w, KAWS_OK, NULL, 51);
         SAY_NO_MORE(w);
     }
+}
+
+
+static int64_t
+frozen_ticks(void *ctx)
+{
+    (void)ctx;
+    return 12345;
+}
+
+
+/* Unless max_attempts says otherwise, who is throttled tries until his own time
+ * is up: with pauses of 1 s at most, so that he gets his turn. */
+static void
+test_throttled(void **state)
+{
+    struct world *w = *state;
+    int64_t start;
+    int i, total = 0;
+
+    w->f.random_byte = 0xff;
+    start = w->f.now_ms;
+    SAY(w, .error = "Throttling", .times = 99);
+    ASK(w, KAWS_THROTTLED, "(10 attempts)", 10);
+    assert_int_equal(w->f.now_ms - start, 9000);
+    for (i = 0; i < 9; i++)
+        assert_int_equal(w->f.slept[i], 1000);
+    SAY_NO_MORE(w);
+    SAY(w, .error = "Throttling", .retry_after_ms = 3000, .times = 99);
+    w->f.sleeps = 0;
+    ASK(w, KAWS_THROTTLED, "(4 attempts)", 4);
+    assert_int_equal(w->f.slept[0], 3000);
+    SAY_NO_MORE(w);
+
+    /* What else may pass has its three attempts, and short pauses. */
+    w->f.sleeps = 0;
+    SAY(w, .error = "Throttling", .times = 5);
+    SAY(w, .error = "KMSInternal", .times = 9);
+    ASK(w, KAWS_SERVICE, "(8 attempts)", 8);
+    assert_int_equal(w->f.sleeps, 7);
+    assert_int_equal(w->f.slept[5], 50);
+    assert_int_equal(w->f.slept[6], 100);
+    SAY_NO_MORE(w);
+
+    w->f.random_byte = -1;
+    for (i = 0; i < 20; i++) {
+        w->f.sleeps = w->f.slept[6] = 0;
+        SAY(w, .error = "Throttling", .times = 7);
+        ASK(w, KAWS_OK, NULL, 8);
+        assert_in_range(w->f.slept[6], 0, 1000);
+        total += w->f.slept[6];
+    }
+    assert_in_range(total, 7000, 13000);
+
+    w->cfg.hooks.ticks_ms = frozen_ticks; /* the pauses alone bound it        */
+    world_reopen(w);
+    w->f.random_byte = 0xff;
+    SAY(w, .error = "Throttling", .times = 999);
+    ASK(w, KAWS_THROTTLED, "(11 attempts)", 11);
 }
 
 
@@ -528,6 +600,7 @@ test_budget(void **state)
 
     w->cfg.connect_timeout_ms = 77;
     w->cfg.timeout_ms = 3000;
+    w->cfg.max_attempts = 3;              /* so the pauses grow               */
     world_reopen(w);
     w->f.random_byte = 0xff;
     start = w->f.now_ms;
@@ -543,6 +616,8 @@ test_budget(void **state)
     assert_int_equal(w->f.timeout_ms, 1);
     assert_int_equal(w->f.connect_timeout_ms, 55);
     SAY_NO_MORE(w);
+    w->cfg.max_attempts = 0;
+    world_reopen(w);
     for (i = 0; i >= -1; i--) {
         kaws_use_timeouts(w->ring, i, i);
         ASK(w, KAWS_OK, NULL, 1);
@@ -695,15 +770,22 @@ test_patience_ends(void **state)
     go_away(w, (fake_script){ .no_reply = "refused" }, INT_MAX, 30000);
     EXPECT(w, KAWS_NETWORK, "attempts)", kaws_check(w->ring, &w->err));
     assert_int_equal(w->f.now_ms - start, 30000);
-    ASK(w, KAWS_NETWORK, "(3 attempts)", 3);
+    ASK(w, KAWS_NETWORK, "unreachable", 0);
     waiting.until_ms -= 100000;
-    ASK(w, KAWS_NETWORK, "(3 attempts)", 3);
+    ASK(w, KAWS_NETWORK, "unreachable", 0);
 
+    LATER(w);
+    SAY_NO_MORE(w);
+    ASK(w, KAWS_OK, NULL, 1);
     w->f.random_byte = 0xff;              /* patience adds, and takes nothing */
     go_away(w, (fake_script){ .error = "Throttling" }, INT_MAX, 60);
-    ASK(w, KAWS_THROTTLED, "(3 attempts)", 3);
+    ASK(w, KAWS_THROTTLED, "(11 attempts)", 11);
     assert_int_equal(w->f.slept[0], 60);
-    assert_int_equal(w->f.slept[1], 2000);
+    assert_int_equal(w->f.slept[1], 1000);
+    go_away(w, (fake_script){ .error = "Throttling" }, INT_MAX, 30000);
+    start = w->f.now_ms;
+    ASK(w, KAWS_THROTTLED, "(40 attempts)", 40);
+    assert_int_equal(w->f.now_ms - start, 39000);
 
     go_away(w, (fake_script){ .no_reply = "timeout" }, INT_MAX, 60000);
     kaws_use_timeouts(w->ring, 0, 5000);
@@ -712,7 +794,7 @@ test_patience_ends(void **state)
     start = w->f.now_ms;
     EXPECT(w, KAWS_NETWORK, NULL, kaws_check(w->ring, &w->err));
     assert_in_range(w->f.now_ms - start, 55000, 65000);
-    assert_int_equal(w->f.timeout_ms, 5000);
+    assert_int_equal(w->f.timeout_ms, 2000);      /* a probe's                */
 }
 
 
@@ -721,7 +803,7 @@ static void
 lose_patience(struct fake *f, int ms)
 {
     (void)ms;
-    if (f->sleeps == 10)
+    if (f->sleeps == 20)
         waiting.until_ms = f->now_ms;
 }
 
@@ -734,7 +816,11 @@ test_patience_is_lost(void **state)
     open_patient(w);
     go_away(w, (fake_script){ .no_reply = "refused" }, INT_MAX, 100000);
     w->f.on_sleep = lose_patience;
-    ASK(w, KAWS_NETWORK, "(11 attempts)", 11);
+    w->f.random_byte = 0;         /* three tries at once; probes after 3, 8,  */
+    ASK(w, KAWS_NETWORK, "(6 attempts)", 6);      /* and 18 pauses of 100 ms  */
+    assert_int_equal(w->f.sleeps, 20);
+    w->f.random_byte = -1;
+    world_reopen(w);
     go_away(w, (fake_script){ .action = "RotateKeyOnDemand",
                               .no_reply = "timeout" }, INT_MAX, 100000);
     EXPECT(w, KAWS_NETWORK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
@@ -1014,6 +1100,7 @@ test_mad_clocks(void **state)
     for (i = 0; i < COUNT(jumps); i++) {
         jumps_ms = jumps[i];
         worst_ms = 0;
+        world_reopen(w);
         SAY(w, .no_reply = "lost", .times = 3);
         ASK(w, KAWS_NETWORK, "(3 attempts)", 3);
         assert_in_range(worst_ms, 1, 500);
@@ -1027,9 +1114,9 @@ test_mad_clocks(void **state)
         mad_step_ms = steps[i];
         world_reopen(w);
         w->f.requests = worst_ms = 0;
-        SAY(w, .error = "Throttling", .times = 9);
+        SAY(w, .error = "Throttling", .times = 999);
         EXPECT(w, KAWS_THROTTLED, NULL, kaws_check(w->ring, &w->err));
-        assert_in_range(w->f.requests, 1, 3);
+        assert_in_range(w->f.requests, 1, 10);
         SAY_NO_MORE(w);
         w->f.keys[0].rotations = 0;
         w->f.keys[0].rotates_at = 0;
@@ -1227,6 +1314,7 @@ test_counting(void **state)
     ASK(w, KAWS_REPLY, NULL, 1);
     SAY(w, .no_reply = "no", .times = 3);
     ASK(w, KAWS_NETWORK, NULL, 3);
+    LATER(w);
     EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
     kaws_get_stats(w->ring, &stats);
     assert_int_equal(stats.kms_requests, 9);
@@ -1251,6 +1339,7 @@ main(void)
         BARE(test_same_request_id), BARE(test_words_from_outside),
         BARE(test_nothing_is_echoed),
         BARE(test_pauses), BARE(test_retry_after), BARE(test_attempts),
+        BARE(test_throttled),
         BARE(test_budget), BARE(test_no_time_for_a_cure),
         BARE(test_patience), BARE(test_patience_ends),
         BARE(test_patience_is_lost), BARE(test_cancelled),

@@ -5,7 +5,8 @@
 #include "world.h"
 
 enum { LATER = 1, SLOWER = 2, CLOCK = 4, RENEW = 8, CITE = 16,
-       ENDS = 32, FINAL = CITE | ENDS };
+       ENDS = 32, FINAL = CITE | ENDS,
+       ALIVE = 64 };
 
 /* Types as AWS writes them, one row for those that mean the same. */
 static const struct {
@@ -20,9 +21,11 @@ static const struct {
       "BandwidthLimitExceeded PriorRequestNotComplete",
       KAWS_THROTTLED, SLOWER, "call less often" },
     { "KMSInternalException DependencyTimeoutException InternalFailure "
-      "KeyUnavailableException InternalServerError ServiceUnavailable "
+      "InternalServerError ServiceUnavailable "
       "ServiceUnavailableException RequestTimeout RequestTimeoutException",
       KAWS_SERVICE, LATER, "try again later" },
+    { "KeyUnavailableException",          /* that key's, and not the host's   */
+      KAWS_SERVICE, LATER | ALIVE, "try again later" },
     { "InvalidSignatureException SignatureDoesNotMatch AuthFailure",
       KAWS_CREDENTIALS, CLOCK | RENEW, "clock" },
     { "RequestTimeTooSkewed RequestExpired RequestInTheFuture",

@@ -222,6 +222,7 @@ test_rotation_is_sent_once(void **state)
         w->f.kms_ahead_ms = (int64_t)i % 2 * 290000;
         w->f.fresh_connection = 0;
         fake_push(&w->f, script);
+        LATER(w);
         EXPECT(w, rows[i].status, NULL, act(w, 'r'));
         assert_int_equal(fake_calls(&w->f, "RotateKeyOnDemand") - before,
                          rows[i].sent);
@@ -244,7 +245,7 @@ test_ask_region(void **state)
         { { .body = "<html>", .http = 404 }, KAWS_REPLY },
         { { .error = "UnrecognizedClientException" }, KAWS_CREDENTIALS },
         { { .error = "OptInRequired" }, KAWS_CREDENTIALS },
-        { { .error = "Throttling", .times = 3 }, KAWS_THROTTLED },
+        { { .error = "Throttling", .times = 99 }, KAWS_THROTTLED },
         { { .no_reply = "no such host", .times = 3 }, KAWS_NETWORK },
         { { .http = 503, .body = "", .times = 3 }, KAWS_SERVICE },
         { { .error = "Throttling" }, KAWS_DENIED }        /* then a proxy's   */
@@ -261,6 +262,10 @@ test_ask_region(void **state)
         kaws__err_clear(&w->err);
         EXPECT(w, rows[i].status, NULL, kaws__kms_ask_region(&op));
         assert_string_equal(w->f.url, "https://kms.ap-south-1.amazonaws.com/");
+        LATER(w);                         /* the truth makes the host well    */
+        SAY_NO_MORE(w);
+        if (rows[i].status == KAWS_NETWORK || rows[i].status == KAWS_SERVICE)
+            EXPECT(w, KAWS_OK, NULL, kaws__kms_ask_region(&op));
     }
 }
 

@@ -44,6 +44,7 @@ test_rotate(void **state)
     OK(w, rotate(w));
     assert_int_equal(fake_logged(&w->f, 1, "could not be seen"), 1);
     SCRIPTS_END();
+    LATER(w);
 
     w->f.hides_material = 1;              /* nothing to wait for              */
     w->f.requests = 0;
@@ -90,6 +91,7 @@ expect_no_rewrap(struct world *w, kaws_status status, const char *words)
     snap(w);
     EXPECT(w, status, words, rewrap(w));
     SCRIPTS_END();
+    LATER(w);
     expect_same_file(w);
 }
 
@@ -371,6 +373,7 @@ test_rewrap_fails(void **state)
     for (parallel = 1; parallel <= 16; parallel += 15) {
         w->cfg.rewrap_parallel = parallel;
         w->cfg.timeout_ms = 60000;
+        w->cfg.max_attempts = 3;
         world_reopen(w);
         OK(w, use_key(w, FAKE_EAST2));
         for (i = 0; i < COUNT(rows); i++) {

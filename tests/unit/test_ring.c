@@ -162,6 +162,7 @@ test_outage(void **state)
     assert_int_equal(keys_of(w), 1);
     expect_same_file(w);
     SCRIPTS_END();
+    LATER(w);
     expect_text(w, "k", "text");
     OK(w, store(w, "new", "x"));
 }
@@ -946,6 +947,7 @@ test_store_proves(void **state)
         expect_same_file(w);
         expect_no_key(w, "k", KAWS_NOT_FOUND);
         SCRIPTS_END();
+        LATER(w);
     }
 
     /* Who may not decrypt has it stored all the same. */
@@ -1150,6 +1152,7 @@ test_use_kms_key_refused(void **state)
             fake_push(&w->f, rows[i].script);
         EXPECT(w, rows[i].status, NULL, use_key(w, rows[i].id));
         assert_int_equal(w->f.requests, rows[i].requests);
+        LATER(w);
         (void)snprintf(name, sizeof name, "new%lu", (unsigned long)i);
         OK(w, store(w, name, "x"));
         assert_string_equal(arn_of(w, name), FAKE_EAST);
@@ -1180,6 +1183,7 @@ test_use_kms_key_after_a_bad_one(void **state)
                use_key(w, FAKE_EAST));
         SCRIPT(.no_reply = "no route", .times = 3);
         EXPECT(w, KAWS_NETWORK, NULL, use_key(w, "alias/app"));
+        LATER(w);
         if (errors[i] != NULL)
             fake_push(&w->f, denied);
         OK(w, use_key(w, "alias/app"));
@@ -1225,6 +1229,7 @@ test_use_region(void **state)
     EXPECT(w, KAWS_KMS_KEY, "ap-south-1", use_region(w, "ap-south-1"));
     SCRIPT(.no_reply = "no route", .times = 3);
     EXPECT(w, KAWS_NETWORK, "us-east-1", use_region(w, "us-east-1"));
+    LATER(w);
     SCRIPT(.action = "Decrypt", .error = "AccessDeniedException");
     EXPECT(w, KAWS_DENIED, "us-east-1", use_region(w, "us-east-1"));
     assert_string_equal(w->ring->kms.trust.now.region, "us-west-2");
@@ -1267,6 +1272,7 @@ test_use_both(void **state)
     EXPECT(w, KAWS_ARGUMENT, "alias", use(w, "a b", "us-west-2"));
     SCRIPT(.no_reply = "no route", .skip = 2, .times = 3);
     EXPECT(w, KAWS_NETWORK, "us-west-2", use(w, FAKE_EAST, "us-west-2"));
+    LATER(w);
     expect_sealed_by(w, "east", FAKE_EAST2);
 
     OK(w, use(w, "alias/app", "us-west-2"));
@@ -1821,6 +1827,7 @@ test_a_fetch_of_another_kms_key(void **state)
     SCRIPT(.no_reply = "no route", .times = 3);
     expect_no_key(w, "k", KAWS_NETWORK);
     assert_int_equal(w->f.requests, 3);
+    LATER(w);
     SCRIPT(.error = "DisabledException", .times = 9);
     expect_no_key(w, "k", KAWS_KMS_KEY);
     SCRIPTS_END();
@@ -1852,6 +1859,7 @@ test_a_bad_fetch_teaches_nothing(void **state)
                .no_reply = "no route", .times = 3);
         expect_no_key(w, "k", KAWS_NETWORK);
         assert_string_equal(w->ring->kms.trust.own, "");
+        LATER(w);
     }
     swap_credentials(w, 1);               /* their alias opens it, but no key */
     memset(room, 0x77, sizeof room);      /* of the file is theirs            */
@@ -2355,12 +2363,127 @@ test_one_file_for_two(void **state)
 }
 
 
+#if !defined(_WIN32)
+
+/* ---- a thread that is cancelled ---------------------------------------- */
+
+static int cancels;                       /* hooks where it could have ended  */
+
+
+static void *
+where_it_may_end(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    __atomic_add_fetch(&cancels, 1, __ATOMIC_RELAXED);
+    pthread_testcancel();
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+static void
+log_where_it_may_end(void *ctx, int level, const char *line)
+{
+    __atomic_add_fetch(&cancels, 1, __ATOMIC_RELAXED);
+    pthread_testcancel();
+    fake_log(ctx, level, line);
+}
+
+
+static void
+end_key(struct world *w)
+{
+    static kaws_key key;
+
+    if (key.bytes == NULL)
+        (void)kaws_fetch(w->ring, name_of("k", NULL), &key, NULL);
+    kaws_key_free(w->ring, &key);
+}
+
+
+static void
+end_walk(struct world *w)
+{
+    kaws_walk *walk;
+
+    if (kaws_walk_begin(w->ring, &walk, NULL) == KAWS_OK)
+        kaws_walk_end(walk);
+}
+
+
+static void
+use_odd_timeouts(struct world *w)
+{
+    kaws_use_timeouts(w->ring, 3000, 2000);
+}
+
+
+static void
+use_no_cache(struct world *w)
+{
+    kaws_use_cache(w->ring, 0);
+}
+
+static struct {
+    const char *name;
+    void (*call)(struct world *);
+    struct world *w;
+    int done;
+} ends[] = {
+    { "key_free", end_key, NULL, 0 }, { "walk_end", end_walk, NULL, 0 },
+    { "use_timeouts", use_odd_timeouts, NULL, 0 },
+    { "use_cache", use_no_cache, NULL, 0 }
+};
+
+
+static void *
+cancelled_thread(void *arg)
+{
+    size_t i = *(size_t *)arg;
+
+    pthread_cancel(pthread_self());       /* at the next place where it may   */
+    ends[i].call(ends[i].w);
+    ends[i].done = 1;
+    pthread_testcancel();
+    return NULL;
+}
+
+
+/* It ends after the call, not in a hook of it, whatever it calls. */
+static void
+test_cancelled_threads(void **state)
+{
+    struct world *w = *state;
+    pthread_t thread;
+    void *end;
+    size_t i;
+
+    w->cfg.hooks.memory = where_it_may_end;
+    w->cfg.hooks.log = log_where_it_may_end;
+    w->cfg.cache_seconds = 60;
+    world_open(w);
+    OK(w, store(w, "k", "k"));
+    expect_text(w, "k", "k");
+    for (i = 0; i < COUNT(ends); i++) {
+        world_case = ends[i].name;
+        ends[i].w = w;
+        cancels = 0;
+        assert_int_equal(pthread_create(&thread, NULL, cancelled_thread, &i),
+                         0);
+        assert_int_equal(pthread_join(thread, &end), 0);
+        if (end != PTHREAD_CANCELED || !ends[i].done || cancels == 0)
+            fail_msg("%s: %d", ends[i].name, cancels);
+    }
+    world_case = "";
+}
+
+#endif
+
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
 #if !defined(_WIN32)
-        SHUT(test_scarce),
+        SHUT(test_scarce), SHUT(test_cancelled_threads),
 #endif
         OPEN(test_null), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_outage), OPEN(test_stats),

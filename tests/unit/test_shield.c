@@ -10,7 +10,20 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#undef MADV_DONTDUMP                      /* as where libc is older than the  */
+#undef MADV_WIPEONFORK                    /* kernel, or a header hides them   */
+
+enum { NO_DUMP = 16, NO_FORK = 18 };
+
 static int refused_advice = -1, lock_refused;     /* -1: none is              */
+static int no_pages;
+
+
+static void *
+may_map(void *at, size_t len, int how, int kind, int fd, off_t from)
+{
+    return no_pages ? MAP_FAILED : mmap(at, len, how, kind, fd, from);
+}
 
 
 static int
@@ -32,6 +45,7 @@ may_advise(void *at, size_t len, int advice)
     return -1;
 }
 
+#define mmap    may_map
 #define mlock   may_lock
 #define madvise may_advise
 
@@ -289,6 +303,7 @@ test_ttl(void **state)
     SCRIPT(.no_reply = "no route", .times = 9);
     expect_no_key(w, "key-000000", KAWS_NETWORK);
     SCRIPTS_END();
+    LATER(w);
     expect_empty(w);
     ASKED(w, "key-000000");
     assert_memory_not_equal(page_key, SHIELD(w)->page->key, 32);
@@ -525,7 +540,7 @@ static const struct {
     { "fetch", ev_fetch_other, 0, { .action = NULL }, KAWS_OK },
     { "nobody", ev_remove_nobody, 0, { .action = NULL }, KAWS_NOT_FOUND },
 #define SAYS(what, empties, type, status)                                     \
-    { type, what, empties, { .error = type, .times = 9 }, KAWS_##status }
+    { type, what, empties, { .error = type, .times = 99 }, KAWS_##status }
     SAYS(ev_fetch_other, 1, "AccessDeniedException", DENIED),
     SAYS(ev_fetch_other, 1, "NotAuthorizedException", DENIED),
     SAYS(ev_fetch_other, 1, "DisabledException", KMS_KEY),
@@ -623,6 +638,14 @@ turn_off(struct world *w)
 }
 
 
+static void
+turn_off_and_on(struct world *w)
+{
+    kaws_use_cache(w->ring, 0);
+    kaws_use_cache(w->ring, TTL);
+}
+
+
 /* What KMS was asked for before is not kept. */
 static void
 test_emptied_meanwhile(void **state)
@@ -647,6 +670,9 @@ test_emptied_meanwhile(void **state)
     KEPT(w, "k");
 
     OK(w, use_key(w, FAKE_EAST));
+    while_asked(w, "Decrypt", 0, turn_off_and_on);
+    expect_text(w, "k", "k");
+    expect_empty(w);
     while_asked(w, "Decrypt", 0, turn_off);
     expect_text(w, "k", "k");
     expect_empty(w);
@@ -759,7 +785,7 @@ test_no_page(void **state)
 
     for (i = 0; i < 3; i++) {
         lock_refused = i == 0;
-        refused_advice = i == 1 ? MADV_DONTDUMP : i == 2 ? MADV_WIPEONFORK : -1;
+        refused_advice = i == 1 ? NO_DUMP : i == 2 ? NO_FORK : -1;
         world_open(w);
         OK(w, store(w, "k", "k"));
         ASKED(w, "k");
@@ -780,6 +806,26 @@ test_no_page(void **state)
         OK(w, drop(w, "k"));
         world_close(w);
     }
+}
+
+
+static void
+test_no_memory_for_a_page(void **state)
+{
+    struct world *w = *state;
+
+    OK(w, store(w, "k", "k"));
+    ASKED(w, "k");
+    no_pages = 1;
+    kaws_use_cache(w->ring, TTL + 1);
+    no_pages = 0;
+    ASKED(w, "k");
+    ASKED(w, "k");
+    expect_empty(w);
+    assert_int_equal(fake_logged(&w->f, 1, "[KAWS-153]"), 1);
+    kaws_use_cache(w->ring, TTL);
+    ASKED(w, "k");
+    KEPT(w, "k");
 }
 
 
@@ -896,7 +942,7 @@ enum { CROWD = 64 };
 typedef struct flyer {            /* a thread that fetches "k"                */
     struct world *w;
     pthread_t   thread;
-    int         cancel, done;
+    int         cancel, done, out_of_memory;
     kaws_status status;
     kaws_error  err;
     char        text[16];
@@ -1101,6 +1147,7 @@ test_failure_is_for_all(void **state)
     size_t i, k;
 
     for (i = 0; i < COUNT(rows); i++) {
+        LATER(w);
         fake_push(&w->f, rows[i].says);
         take_off(w, all, 8);
         let_in(1);
@@ -1148,19 +1195,79 @@ test_leader_out_of_time(void **state)
     struct world *w = *state;
     flyer all[2];
 
+    kaws_use_timeouts(w->ring, 0, 400);   /* which proves nothing of KMS      */
     start(w, &all[0]);
     wait_for_calls(1);
-    pass(w, 1500);
+    pass(w, 300);
     start(w, &all[1]);
     wait_for_crowd(w, 2);
     SCRIPT(.no_reply = "timed out");
-    pass(w, 500);
+    pass(w, 100);
     let_in(1);
     LANDED(&all[0], KAWS_NETWORK, "timed out");
     wait_for_calls(2);
     let_in(1);
     LANDED(&all[1], KAWS_OK, NULL);
     assert_int_equal(gate.came, 2);
+}
+
+
+/* The same, after a time that shows that KMS does not answer: who leads next is
+ * refused at once, and so are all who wait. */
+static void
+test_leader_finds_an_outage(void **state)
+{
+    struct world *w = *state;
+    flyer all[8];
+    int i;
+
+    start(w, &all[0]);
+    wait_for_calls(1);
+    pass(w, 1500);
+    for (i = 1; i < 8; i++)
+        start(w, &all[i]);
+    wait_for_crowd(w, 8);
+    SCRIPT(.no_reply = "timed out");
+    pass(w, 500);
+    let_in(1);
+    LANDED(&all[0], KAWS_NETWORK, "timed out");
+    for (i = 1; i < 8; i++)
+        LANDED(&all[i], KAWS_NETWORK, "unreachable");
+    assert_int_equal(gate.came, 1);
+    assert_null(SHIELD(w)->flights);
+}
+
+
+static void *
+scarce_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    if (ptr == NULL && new_len == KAWS__CALLS_REPLY_MAX && me != NULL &&
+        me->out_of_memory) {
+        wait_for_crowd(me->w, 2);
+        return NULL;
+    }
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+/* A leader without memory to ask KMS: who waits has some, and leads. */
+static void
+test_leader_out_of_memory(void **state)
+{
+    struct world *w = *state;
+    flyer all[2];
+
+    world_close(w);
+    w->cfg.hooks.memory = scarce_memory;
+    world_open(w);
+    all[0] = (flyer){ .w = w, .out_of_memory = 1 };
+    assert_int_equal(pthread_create(&all[0].thread, NULL, fly, &all[0]), 0);
+    wait_for_crowd(w, 1);
+    start(w, &all[1]);
+    LANDED(&all[0], KAWS_MEMORY, NULL);
+    let_in(1);
+    LANDED(&all[1], KAWS_OK, NULL);
+    assert_int_equal(gate.came, 1);
 }
 
 
@@ -1261,6 +1368,31 @@ test_emptied_in_flight(void **state)
 }
 
 
+/* Who fetches with new credentials is not told how the old ones fared. */
+static void
+test_new_credentials_in_flight(void **state)
+{
+    struct world *w = *state;
+    flyer old[2], new;
+
+    fake_push(&w->f, (fake_script){ .error = "IncompleteSignature" });
+    take_off(w, old, 2);
+    OK(w, reload_creds(w));
+    start(w, &new);
+    wait_for_calls(2);                    /* a call of its own                */
+    let_in(1);
+    LANDED(&old[0], KAWS_CREDENTIALS, NULL);
+    LANDED(&old[1], KAWS_CREDENTIALS, NULL);
+    let_in(1);
+    LANDED(&new, KAWS_OK, NULL);
+    expect_text(w, "k", "k");
+    assert_int_equal(gate.came, 2);       /* the new one is kept              */
+    OK(w, reload_creds(w));
+    expect_text(w, "k", "k");             /* by them, too                     */
+    assert_int_equal(gate.came, 2);
+}
+
+
 /* If the key cannot be kept, nobody gets it from the leader. */
 static void
 test_no_random_in_flight(void **state)
@@ -1347,14 +1479,18 @@ main(void)
         CACHED(test_refreshed), CACHED(test_looked_up_before),
         CACHED(test_altered),
 #if !defined(_WIN32)
-        SHUT(test_no_page), CACHED(test_fork), GATED(test_fork_in_flight),
+        SHUT(test_no_page), CACHED(test_no_memory_for_a_page),
+        CACHED(test_fork), GATED(test_fork_in_flight),
 #endif
         CACHED(test_no_random), CACHED(test_no_memory),
         GATED(test_one_call), GATED(test_woken),
         GATED(test_failure_is_for_all),
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
+        GATED(test_leader_finds_an_outage),
+        GATED(test_leader_out_of_memory),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
+        GATED(test_new_credentials_in_flight),
         GATED(test_off_in_flight), GATED(test_off_has_no_flights)
     };
 

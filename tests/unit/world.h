@@ -148,6 +148,9 @@ world_begin_bare(void **state)
 #define SAY(w, ...) fake_push(&(w)->f, (fake_script){ __VA_ARGS__ })
 #define SAY_NO_MORE(w) memset((w)->f.scripts, 0, sizeof (w)->f.scripts)
 
+/* After calls in vain, so much later that the next call is sent: a probe. */
+#define LATER(w) ((void)((w)->f.now_ms += 5000))
+
 
 /* Has KMS make a data key, and expects the answer after so many requests. */
 FAKE void
