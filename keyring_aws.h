@@ -2192,7 +2192,7 @@ typedef pthread_cond_t kaws__cond;
 typedef pthread_t kaws__worker;
 
 #define KAWS__MUTEX                      PTHREAD_MUTEX_INITIALIZER
-#define KAWS__MUTEX_INIT(mutex)          pthread_mutex_init(mutex, NULL)
+#define KAWS__MUTEX_INIT                 kaws__thread_mutex_init
 #define KAWS__MUTEX_FREE(mutex)          pthread_mutex_destroy(mutex)
 #define KAWS__MUTEX_LOCK(mutex)          pthread_mutex_lock(mutex)
 #define KAWS__MUTEX_UNLOCK(mutex)        pthread_mutex_unlock(mutex)
@@ -2218,6 +2218,25 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_SET_CLOCK(how)                                             \
     ((void)pthread_condattr_setclock(how, KAWS__COND_CLOCK))
 #endif
+
+
+/* Our locks are held for less than it takes a thread to sleep and be woken. So
+ * where the system can do that, a thread tries a few times before it sleeps. */
+static int
+kaws__thread_mutex_init(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t how;
+    int os = pthread_mutexattr_init(&how);
+
+    if (os != 0)
+        return os;
+#if defined(PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP)
+    (void)pthread_mutexattr_settype(&how, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    os = pthread_mutex_init(mutex, &how);
+    pthread_mutexattr_destroy(&how);
+    return os;
+}
 
 
 static int
@@ -13646,14 +13665,14 @@ kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
  * all taken, so the search ends. */
 static kaws__slot *
 kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
-                 uint32_t *hash)
+                 uint64_t *hash)
 {
     size_t mask = t->slot_count - 1, i;
     const kaws__slot *slots = t->slots;
 
-    *hash = (uint32_t)kaws__table_hash(t, key_id, user_id);
+    *hash = kaws__table_hash(t, key_id, user_id);
     for (i = *hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
-        if (slots[i].hash == *hash &&
+        if (slots[i].hash == (uint32_t)*hash &&
             kaws__store_is_named((const uint8_t *)slots[i].entry, key_id,
                                  user_id))
             break;
@@ -13663,7 +13682,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
 
 /* The slot of an entry's name. */
 static kaws__slot *
-kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
+kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint64_t *hash)
 {
     kaws__record r;
 
@@ -13672,13 +13691,13 @@ kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
 }
 
 
+/* NULL if there is none of that name; otherwise *hash is the name's. */
 static kaws__entry *
-kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
+                 uint64_t *hash)
 {
-    uint32_t hash;
-
     return t->slot_count == 0
-         ? NULL : kaws__table_slot(t, key_id, user_id, &hash)->entry;
+         ? NULL : kaws__table_slot(t, key_id, user_id, hash)->entry;
 }
 
 
@@ -13726,12 +13745,12 @@ kaws__table_reserve(kaws__table *t, size_t more)
 static int
 kaws__table_add(kaws__table *t, kaws__entry *e)
 {
-    uint32_t hash;
+    uint64_t hash;
     kaws__slot *slot = kaws__table_slot_of(t, e, &hash);
 
     if (slot->entry != NULL)
         return 0;
-    *slot = (kaws__slot){ hash, e };
+    *slot = (kaws__slot){ (uint32_t)hash, e };
     t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
@@ -13760,7 +13779,7 @@ kaws__table_from(const kaws__table *t, uint64_t serial)
 static void
 kaws__table_remove(kaws__table *t, kaws__entry *e)
 {
-    uint32_t hash;
+    uint64_t hash;
     size_t mask = t->slot_count - 1, row = 0, i;
     size_t hole = (size_t)(kaws__table_slot_of(t, e, &hash) - t->slots);
 
@@ -13785,7 +13804,7 @@ static void
 kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 {
     kaws__entry *old = t->rows[row].entry;
-    uint32_t hash;
+    uint64_t hash;
 
     kaws__table_slot_of(t, old, &hash)->entry = fresh;
     t->rows[row].entry = fresh;
@@ -13950,7 +13969,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; vault_copy sets them into `bytes` */
+    kaws__record record;          /* views into `bytes`, by vault_unpack      */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
@@ -14230,13 +14249,13 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks up a name. It must be there; if `there` is 0, it
- * must be free. */
+/* With the lock held: looks up a name. It must be there, and *hash is its hash
+ * then; if `there` is 0, it must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
-                 kaws__entry **e, kaws_error *err)
+                 kaws__entry **e, uint64_t *hash, kaws_error *err)
 {
-    *e = kaws__table_find(&v->table, name->key_id, name->user_id);
+    *e = kaws__table_find(&v->table, name->key_id, name->user_id, hash);
     if ((*e != NULL) == there)
         return KAWS_OK;
     return kaws__err_set(err, there ? KAWS_NOT_FOUND : KAWS_EXISTS, there
@@ -14246,16 +14265,26 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 }
 
 
-/* With the lock held: copies all of a key but its context. */
+/* With the lock held: copies a key's bytes. All threads that fetch keys want
+ * this lock, so what the bytes say is read without it. */
 static void
 kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__table_record(e);
+    const kaws_bytes bytes = kaws__table_record(e);
+
+    memcpy(copy->bytes, bytes.at, bytes.len);
+}
+
+
+/* Reads what the bytes say: all of a key but its context. */
+static void
+kaws__vault_unpack(kaws__copy *copy)
+{
+    const kaws__entry *e = (const kaws__entry *)copy->bytes;
     kaws__record *r = &copy->record;
     kaws_sealed *sealed = &copy->sealed;
 
-    bytes.at = memcpy(copy->bytes, bytes.at, bytes.len);
-    (void)kaws__store_split(bytes, r);
+    (void)kaws__store_split(kaws__table_record(e), r);
     memcpy(sealed->blob, r->blob.at, r->blob.len);
     sealed->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
@@ -14275,6 +14304,7 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
     kaws__entry *e = NULL;
+    uint64_t hash = 0;
     kaws_status status;
     int again = 0;
 
@@ -14283,17 +14313,17 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
         kaws__thread_lock(&v->lock);
         if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
             status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD,
-                                      &e, err);
+                                      &e, &hash, err);
         if (status == KAWS_OK && e != NULL) {
             kaws__vault_copy(e, copy);
             copy->generation = v->shield.generation;
-            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0
-                : kaws__table_hash(&v->table, copy->record.key_id,
-                                   copy->record.user_id);
+            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0 : hash;
         }
         kaws__thread_unlock(&v->lock);
     } while (status != KAWS_OK && again++ == 0 &&
              (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
+    if (status == KAWS_OK && e != NULL)
+        kaws__vault_unpack(copy);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
@@ -14316,8 +14346,10 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
         kaws__vault_copy(v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
-    if (serial > 0)
+    if (serial > 0) {
+        kaws__vault_unpack(copy);
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
+    }
     return serial;
 }
 
@@ -14451,6 +14483,7 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
                 kaws_error *err)
 {
     kaws__entry *e, *other;
+    uint64_t hash;
     int landed = 0;
     kaws_status status;
 
@@ -14461,7 +14494,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
     if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
         if (e == NULL || !kaws__table_reserve(&v->table, 1))
             status = kaws__err_memory(err, "adding a key");
-        else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
+        else if ((status = kaws__vault_find(v, key, 0, &other, &hash,
+                                              err)) == KAWS_OK)
             status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
                                        err);
         if (landed)
@@ -14505,6 +14539,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
     kaws__table *t = &v->table;
     kaws__entry *skip = NULL;
     kaws__writer w;
+    uint64_t hash;
     size_t i;
     int landed = 0;
     kaws_status status = kaws__vault_begin(v, err);
@@ -14517,7 +14552,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
                                "wrapped; nothing was changed; repeat it",
                                v->file.shown);
     else if (gone != NULL)
-        status = kaws__vault_find(v, gone, 1, &skip, err);
+        status = kaws__vault_find(v, gone, 1, &skip, &hash, err);
     if (status == KAWS_OK &&
         (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
         kaws__vault_write(v, skip, fresh, n, &w);
