@@ -74,14 +74,18 @@ def test_variables_are_listed_with_their_values(stage):
     assert dict(stage.sql("SHOW GLOBAL VARIABLES LIKE 'keyring\\_aws\\_%'")) == {
         "keyring_aws_cmk_id": KEY_ARN, "keyring_aws_region": "us-east-1",
         "keyring_aws_conf_file": str(stage.conf), "keyring_aws_data_file": str(stage.data),
+        "keyring_aws_auth": "file", "keyring_aws_profile": "", "keyring_aws_config_file": "",
+        "keyring_aws_credentials_file": "",
         "keyring_aws_create": "ON", "keyring_aws_accounts": "",
-        "keyring_aws_endpoint": stage.kms.url,
+        "keyring_aws_endpoint": stage.kms.url, "keyring_aws_sts_endpoint": "",
         "keyring_aws_ca_file": str(stage.certs.ca),
         "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000",
         "keyring_aws_cache_seconds": "0", "keyring_aws_start_seconds": "30", **hidden}
 
 
-@pytest.mark.parametrize("name", ["conf_file", "data_file", "create", "accounts", "endpoint",
+@pytest.mark.parametrize("name", ["conf_file", "auth", "profile", "config_file",
+                                  "credentials_file", "data_file", "create", "accounts", "endpoint",
+                                  "sts_endpoint",
                                   "ca_file", "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
     """Nor for the next start: anyone who could persist them could have any account trusted."""
