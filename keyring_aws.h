@@ -68,7 +68,8 @@
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     source            where the credentials come from
- *     conf file         the source that is a file
+ *     conf file         the source that is a file of credentials alone
+ *     profile           a source: what AWS's own files say under one name
  *     data file         the file that the entries are kept in
  *     entry             a name, its blob, and all else stored with it
  *     record            the bytes of one entry in the data file
@@ -96,8 +97,8 @@
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> credentials, if it can be read; data file ->
- *                checks -> table
+ *     open       conf file, or config.auth's source -> credentials, if they
+ *                can be read; data file -> checks -> table
  *     generate   is the name free? -> KMS makes and seals a key -> is the name
  *                still free? -> a record is appended to the file -> table
  *     store      the same, but KMS seals the caller's key, then decrypts the
@@ -253,12 +254,13 @@
  * finished. (If AWS has already been asked to rotate the KMS key, it may still
  * do so: then the error's text says so.)
  *
- * The credentials have one source: hooks.creds if it is set, else the conf
- * file. Only a call that asks AWS KMS needs them. So a ring opens without them,
- * with a warning if there is a conf file that cannot be read. Each call that
- * needs them then asks the source again, and fails if the source still has
- * none: CONFIG for the conf file, CREDENTIALS for the hook. (With
- * config.must_have_creds, kaws_open itself fails.)
+ * The credentials have one source: hooks.creds if it is set, else the conf file
+ * or, with config.auth = "native", what section 4.1 says. Only a call that asks
+ * AWS KMS needs them. So a ring opens without them, with a warning if there is
+ * a file that cannot be read. Each call that needs them then asks the source
+ * again, and fails if the source still has none: CREDENTIALS for the hook,
+ * CONFIG for a file or the environment. (With config.must_have_creds, kaws_open
+ * itself fails.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
  * their life if that is shorter. One call asks the source; the others go on
@@ -280,6 +282,62 @@
  * have names, lines with other names. We refuse anything else that cannot be
  * part of an AWS value; the error names its line and column. We also refuse an
  * id that begins with ASIA without a token, because such an id is temporary.
+ *
+ *
+ * 4.1  Credentials without a conf file
+ *
+ * With config.auth = "native" the conf file is not looked at. The ring takes
+ * the first source that is configured when it opens. If that one fails, that is
+ * the error: no other is asked, because its rights would be another role's.
+ *
+ *     the profile       config.profile names it
+ *     the environment   AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set,
+ *                       and AWS_SESSION_TOKEN, if there is one; one of the
+ *                       first two alone is an error
+ *     the profile       AWS_PROFILE names it; or `default`, if a file has it
+ *     the web identity  AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN (IRSA):
+ *                       AWS STS gives the role's credentials for the token in
+ *                       that file. AWS_ROLE_SESSION_NAME, else keyring_aws, is
+ *                       what CloudTrail shows
+ *     the container     AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI, as
+ *                       ECS, EKS Pod Identity and Greengrass set them
+ *     the instance      none of these, unless AWS_EC2_METADATA_DISABLED is
+ *                       true: the role of the EC2 instance, by its metadata
+ *                       service, version 2
+ *
+ * A profile is read from two files of AWS's tools: config_file (or what
+ * AWS_CONFIG_FILE names), where its section is [profile NAME] or [default], and
+ * credentials_file (or AWS_SHARED_CREDENTIALS_FILE), where it is [NAME]. A file
+ * that is not there is empty. No file is looked for in the user's folder (~),
+ * so name the files. What both files say, the credentials file decides; but
+ * keys of the one never get the token of the other. The keys are
+ * aws_access_key_id, aws_secret_access_key and aws_session_token. A profile
+ * that has role_arn, a login or a process in place of keys is refused. Room ini
+ * has the grammar; what it does not have is refused, by line, and no value is
+ * ever shown. Both files together may have 65535 bytes.
+ *
+ * STS is asked in the region that the KMS key is in when the ring opens, or at
+ * config.sts_endpoint, over HTTPS as AWS KMS is, for 5 seconds at most. The
+ * request is not signed: the token, of 20000 bytes at most, is the proof, and
+ * is read again each time.
+ *
+ * Container and instance are asked over HTTP: without a proxy, without
+ * following redirects, each time over a connection of its own, for 2 seconds at
+ * most. The host must be this machine or one of the addresses that AWS keeps
+ * for this; a container's may be any with https. A token from
+ * AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is read again each time. For the
+ * instance, AWS_EC2_METADATA_SERVICE_ENDPOINT, _MODE and
+ * AWS_EC2_INSTANCE_PROFILE_NAME count, too. A source that cannot be reached is
+ * asked again after a minute (or by kaws_reload_creds); until then each call
+ * that needs it fails at once: NETWORK, or SERVICE. A caller with patience
+ * (hooks.patience_ms) has it asked each second. What else is wrong with it is
+ * CREDENTIALS.
+ *
+ * The environment counts only if the process has no more rights than the one
+ * that started it (setuid). A variable that is empty counts as not set. Each
+ * change of the credentials is a note (KAWS-165): their source, the last four
+ * characters of the access key id, and when they expire. When AWS refuses them,
+ * the source is read again, as the conf file is.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -1001,6 +1059,7 @@ typedef struct kaws_request {
     void       *cancelled_arg;
 
     const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
+    int         direct;           /* 1: use no proxy                          */
 } kaws_request;
 
 /* A header of the reply whose value we want. */
@@ -1110,14 +1169,14 @@ typedef struct kaws_hooks {
      * the hook returns 1 in one of them. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 
-    /* Gives the credentials, in place of conf_file: fills in w->creds and
-     * w->expires, and returns 0; or says in w->text why it has none (the call
-     * fails with CREDENTIALS). We ask before the first KMS request, before the
-     * credentials expire, and if AWS refuses them: then w->refused is 1, and
-     * credentials that the hook has kept are of no use (section 4). We copy the
-     * strings at once; they must stay valid until the hook is called again, or
-     * the ring is closed. No two threads call this hook at a time. NULL:
-     * conf_file. */
+    /* Gives the credentials, in place of all that config.auth means: fills in
+     * w->creds and w->expires, and returns 0; or says in w->text why it has
+     * none (the call fails with CREDENTIALS). We ask before the first KMS
+     * request, before the credentials expire, and if AWS refuses them: then
+     * w->refused is 1, and credentials that the hook has kept are of no use
+     * (section 4). We copy the strings at once; they must stay valid until the
+     * hook is called again, or the ring is closed. No two threads call this
+     * hook at a time. NULL: conf_file. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1129,11 +1188,18 @@ typedef struct kaws_config {
                                    * (the manual, section 8)                  */
     const char *conf_file;        /* holds the credentials (section 4); NULL:
                                    * there are none, or hooks.creds has them  */
+    const char *auth;             /* "file": the conf file; "native": see the
+                                   * manual, section 4.1. NULL: "file"        */
+    const char *profile;          /* for native; NULL: AWS_PROFILE's          */
+    const char *config_file;      /* of profiles; NULL: AWS_CONFIG_FILE's     */
+    const char *credentials_file; /* NULL: AWS_SHARED_CREDENTIALS_FILE's      */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
+    const char *sts_endpoint;     /* the same, for AWS STS                    */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
-    int         must_have_creds;  /* 1: do not open without credentials       */
+    int         must_have_creds;  /* 1: do not open without credentials, but
+                                   * if their source cannot be reached now    */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request; 0: see section 4           */
@@ -1305,15 +1371,19 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
  * 0: no key is kept. Changing the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
-/* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
- * itself: section 4.) On failure the old credentials stay in use: CONFIG (the
- * conf file), CREDENTIALS (the hook), NETWORK (another thread has been asking
- * the hook for timeout_ms). */
+/* Reads the conf file, or asks the source in its place, again. (The ring also
+ * does so by itself: section 4.) On failure the old credentials stay in use:
+ * CONFIG (a file, or the environment), CREDENTIALS (the hook, or a role),
+ * NETWORK (a role's source, or another thread has been asking for timeout_ms),
+ * SERVICE (a role's source). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* With which credentials, and where, the ring calls AWS KMS. */
 typedef struct kaws_identity {
-    char    source[24];           /* "the conf file" or "the program"         */
+    char    source[24];           /* "the conf file", "the program", "the
+                                   * environment", "the profile", "the web
+                                   * identity", "the container", "the
+                                   * instance", "no source"                   */
     char    access_key_end[5];    /* last four of the access key id; "": there
                                    * is none, or it does not look like AWS's  */
     char    account[13];          /* the own account; "": not known yet       */
@@ -1559,8 +1629,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *  in which a user needs it, so the story starts again here:
  *
  *      the system      lobby  sys  thread  disk
- *      basics          err  mem  buf  text  json  crypto
- *      a request       sigv4  url  head  curl  http  sources  creds
+ *      basics          err  mem  buf  text  json  xml  ini  crypto
+ *      a request       sigv4  url  head  curl  http
+ *      credentials     sources  native  creds
  *      AWS KMS         arn  trust  fault  shield  breaker  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
@@ -1609,6 +1680,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #endif
 
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #endif
 
@@ -1654,9 +1726,10 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
- *        sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages sys_alloc_locked
- *        sys_free_locked sys_advise_large sys_symbol sys_is_ipv6
+ * Gives: sys_env sys_own_env sys_error_text sys_pid sys_ns sys_now_ms
+ *        sys_ticks_us sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages
+ *        sys_alloc_locked sys_free_locked sys_advise_large sys_symbol
+ *        sys_is_ipv6
  *
  * Where the systems differ, a function has its Windows code and its POSIX code
  * side by side. A call that can fail returns 0 or an errno value.
@@ -1674,12 +1747,29 @@ typedef struct timespec kaws__time;
 #endif
 
 
-KAWS__MAYBE static const char *
+static const char *
 kaws__sys_env(const char *name)
 {
     const char *value = getenv(name);
 
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* The same, unless this process has rights that the one that started it does
+ * not have (setuid): then the environment is that of a stranger. */
+static const char *
+kaws__sys_own_env(const char *name)
+{
+#if defined(__linux__)
+    const int lent = getauxval(AT_SECURE) != 0;
+#elif defined(_WIN32)
+    const int lent = 0;
+#else
+    const int lent = getuid() != geteuid() || getgid() != getegid();
+#endif
+
+    return lent ? NULL : kaws__sys_env(name);
 }
 
 
@@ -2107,7 +2197,7 @@ typedef pthread_cond_t kaws__cond;
 typedef pthread_t kaws__worker;
 
 #define KAWS__MUTEX                      PTHREAD_MUTEX_INITIALIZER
-#define KAWS__MUTEX_INIT(mutex)          pthread_mutex_init(mutex, NULL)
+#define KAWS__MUTEX_INIT                 kaws__thread_mutex_init
 #define KAWS__MUTEX_FREE(mutex)          pthread_mutex_destroy(mutex)
 #define KAWS__MUTEX_LOCK(mutex)          pthread_mutex_lock(mutex)
 #define KAWS__MUTEX_UNLOCK(mutex)        pthread_mutex_unlock(mutex)
@@ -2133,6 +2223,25 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_SET_CLOCK(how)                                             \
     ((void)pthread_condattr_setclock(how, KAWS__COND_CLOCK))
 #endif
+
+
+/* Our locks are held for less than it takes a thread to sleep and be woken. So
+ * where the system can do that, a thread tries a few times before it sleeps. */
+static int
+kaws__thread_mutex_init(pthread_mutex_t *mutex)
+{
+    pthread_mutexattr_t how;
+    int os = pthread_mutexattr_init(&how);
+
+    if (os != 0)
+        return os;
+#if defined(PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP)
+    (void)pthread_mutexattr_settype(&how, PTHREAD_MUTEX_ADAPTIVE_NP);
+#endif
+    os = pthread_mutex_init(mutex, &how);
+    pthread_mutexattr_destroy(&how);
+    return os;
+}
 
 
 static int
@@ -3264,6 +3373,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "error was: %s"
 #define KAWS__LOG_REACHABLE    161, KAWS__NOTE, "AWS KMS at %s answers again " \
     "after %ld s; %s call%s failed meanwhile"
+#define KAWS__LOG_IDENTITY     165, KAWS__NOTE, "the AWS credentials come "    \
+    "from %s %s; their access key id ends in %s, and they expire: %s"
 
 /* see Part II */
 KAWS_API const char *
@@ -3711,7 +3822,7 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
  * Gives: text_lower text_folded text_order text_alike text_hex text_base64
  *        text_unbase64 text_percent text_utf8 text_is_utf8 text_userinfo
  *        text_show text_quote text_holds text_number text_amz_date
- *        text_http_date kaws_show
+ *        text_http_date text_iso_date kaws_show
  *
  * Small conversions of ASCII and bytes. None of them depends on the locale.
  * Base64 carries keys in the clear, so its code has no branch and no table
@@ -4243,6 +4354,43 @@ kaws__text_http_date(kaws_bytes text)
 }
 
 
+/* Unix seconds of "2026-11-27T08:32:38Z" (RFC 3339), or with a fraction of the
+ * second, or with +01:00 for Z; 0 for anything else. */
+static int64_t
+kaws__text_iso_date(kaws_bytes text)
+{
+    static const char shape[] = "0000-11-22T33:44:55", zone[] = "x66:77";
+    const size_t whole = sizeof shape - 1;
+    int64_t n[8] = { 0 }, days, east = 1;
+    size_t i, at = 0;
+
+    for (i = 0; i < whole + 6 && at < text.len; i++, at++) {
+        int c = text.at[at], want = i < whole ? shape[i] : zone[i - whole];
+        if (i == whole && c == '.')
+            while (++at < text.len && text.at[at] >= '0' && text.at[at] <= '9')
+                continue;
+        c = at < text.len ? text.at[at] : 0;
+        if (i == whole && c == 'Z' && at + 1 == text.len)
+            i = whole + 5;
+        else if (want >= '0' && want <= '7' && c >= '0' && c <= '9')
+            n[want - '0'] = n[want - '0'] * 10 + (c - '0');
+        else if (want == 'x' && (c == '+' || c == '-'))
+            east = c == '+' ? 1 : -1;
+        else if (want != c)
+            return 0;
+    }
+    if (i < whole + 6 || at < text.len || n[0] < 1970 || n[1] < 1 ||
+        n[1] > 12 || n[2] < 1 || n[3] > 23 || n[4] > 59 || n[5] > 60 ||
+        n[6] > 23 || n[7] > 59)
+        return 0;
+    days = kaws__text_days(n[0], (int)n[1], (int)n[2]);
+    if (days >= kaws__text_days(n[0], (int)n[1] + 1, 1))
+        return 0;
+    return days * 86400 + (n[3] - east * n[6]) * 3600 +
+           (n[4] - east * n[7]) * 60 + n[5];
+}
+
+
 /* ==========================================================================
  * ROOM  json     read and write the flat objects that KMS speaks
  * ==========================================================================
@@ -4628,6 +4776,387 @@ static void
 kaws__json_number(kaws__buf *out, size_t value)
 {
     kaws__buf_text(out, KAWS__DECIMAL(value));
+}
+
+
+/* ==========================================================================
+ * ROOM  xml      read the replies of AWS STS
+ * ==========================================================================
+ * Uses: buf text json
+ * Gives: xml_read
+ *
+ * A reply of STS is a tree of elements, of which a few leaves are wanted. The
+ * reader is a cursor that walks the elements once, as that of room json: it
+ * neither recurses nor allocates, keeps the open elements in an array, decodes
+ * the text of a wanted leaf in place, and hands out views. It takes the XML
+ * that STS sends and refuses the rest, above all a DOCTYPE, and so all that
+ * entities can do.
+ */
+
+#define KAWS__XML_DEPTH 16        /* of elements that are open                */
+
+typedef struct kaws__xml {
+    uint8_t    *at, *end;
+    const char *bad;              /* what is wrong at `at`; NULL while well   */
+    int         depth;
+    kaws_bytes  open[KAWS__XML_DEPTH];
+} kaws__xml;
+
+
+static int
+kaws__xml_fail(kaws__xml *x, const char *what)
+{
+    x->bad = what;
+    return 0;
+}
+
+
+static int
+kaws__xml_is_blank(int c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+
+static void
+kaws__xml_skip_blanks(kaws__xml *x)
+{
+    while (x->at < x->end && kaws__xml_is_blank(*x->at))
+        x->at++;
+}
+
+
+/* The name of an element: letters, digits and - _ . : */
+static int
+kaws__xml_name(kaws__xml *x, kaws_bytes *name)
+{
+    name->at = x->at;
+    while (x->at < x->end && (kaws__text_folded(*x->at) ||
+                              memchr("-_.:", *x->at, 4) != NULL))
+        x->at++;
+    name->len = (size_t)(x->at - name->at);
+    return name->len > 0 || kaws__xml_fail(x, "an element without a name");
+}
+
+
+/* What an entity stands for, at its &; it is passed. */
+static int
+kaws__xml_entity(kaws__xml *x, uint8_t *out)
+{
+    static const struct { const char *name; uint8_t byte; } known[] = {
+        { "&amp;", '&' }, { "&lt;", '<' }, { "&gt;", '>' }, { "&quot;", '"' },
+        { "&apos;", '\'' }
+    };
+    const uint8_t *const semi = memchr(x->at, ';', (size_t)(x->end - x->at));
+    kaws_bytes name = { x->at, 0 };
+    uint32_t code = 0;
+    size_t i;
+
+    if (semi == NULL)
+        return kaws__xml_fail(x, "an & without its ;");
+    name.len = (size_t)(semi - x->at) + 1;
+    for (i = 0; i < sizeof known / sizeof known[0] && code == 0; i++)
+        if (kaws__buf_same(name, kaws__buf_of(known[i].name)))
+            code = known[i].byte;
+    if (code == 0 && name.len > 3 && name.at[1] == '#')
+        (void)kaws__text_number((kaws_bytes){ name.at + 2, name.len - 3 },
+                                126, &code);
+    if (code < 9)
+        return kaws__xml_fail(x, "an entity that STS does not use");
+    x->at += name.len;
+    *out = (uint8_t)code;
+    return 1;
+}
+
+
+/* The text up to the next tag. Its entities are decoded in place. */
+static int
+kaws__xml_text(kaws__xml *x, kaws_bytes *out)
+{
+    uint8_t *to = x->at;
+
+    out->at = to;
+    while (x->at < x->end && *x->at != '<')
+        if (*x->at != '&')
+            *to++ = *x->at++;
+        else if (!kaws__xml_entity(x, to++))
+            return 0;
+    out->len = (size_t)(to - out->at);
+    return x->at < x->end || kaws__xml_fail(x, "the text is cut short");
+}
+
+
+/* The rest of a start tag. 1: the element is open; 0: it is empty, or bad. */
+static int
+kaws__xml_attributes(kaws__xml *x)
+{
+    int quote = 0, last = 0;
+
+    for (; x->at < x->end && (quote != 0 || *x->at != '>'); x->at++) {
+        last = *x->at;
+        if (last == '<')
+            return kaws__xml_fail(x, "a < in a tag");
+        if (quote == 0 && (last == '"' || last == '\''))
+            quote = last;
+        else if (quote == last)
+            quote = 0;
+    }
+    if (x->at == x->end)
+        return kaws__xml_fail(x, "a tag is cut short");
+    x->at++;
+    return last != '/';
+}
+
+
+/* Whether a wanted "Parent/Name" is the element that was opened last. */
+static int
+kaws__xml_is(const kaws__xml *x, const char *path)
+{
+    const size_t n = strcspn(path, "/");
+    const kaws_bytes parent = { (const uint8_t *)path, n };
+
+    return x->depth > 1 && kaws__buf_same(x->open[x->depth - 2], parent) &&
+           kaws__buf_same(x->open[x->depth - 1], kaws__buf_of(path + n + 1));
+}
+
+
+/* A start tag, and the text of the element, if that is wanted. */
+static void
+kaws__xml_element(kaws__xml *x, kaws__member *want, size_t count)
+{
+    kaws_bytes text;
+    size_t i = 0;
+
+    if (x->depth == KAWS__XML_DEPTH) {
+        (void)kaws__xml_fail(x, "nested too deeply");
+        return;
+    }
+    if (!kaws__xml_name(x, &x->open[x->depth]) || !kaws__xml_attributes(x))
+        return;
+    x->depth++;
+    while (i < count && !kaws__xml_is(x, want[i].name))
+        i++;
+    if (i == count || !kaws__xml_text(x, &text))
+        return;
+    if (x->end - x->at < 2 || x->at[1] != '/' || want[i].value.at != NULL)
+        (void)kaws__xml_fail(x, "a wanted element is there twice, or holds "
+                             "others");
+    want[i].value = text;
+}
+
+
+/* Reads one document and nothing after it. Of the wanted leaves, each comes at
+ * most once. Returns NULL, or what is wrong, and where in *offset. The text is
+ * changed in place, and the views point into it. */
+static const char *
+kaws__xml_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
+               size_t *offset)
+{
+    kaws__xml x = { .at = text, .end = text + len };
+    kaws_bytes name = { text, len };
+    size_t i;
+
+    for (i = 0; i < count; i++)
+        want[i].value = (kaws_bytes){ NULL, 0 };
+    if (!kaws__text_is_utf8(name) || (len > 0 && memchr(text, 0, len) != NULL))
+        (void)kaws__xml_fail(&x, "not UTF-8");
+    kaws__xml_skip_blanks(&x);
+    if (kaws__buf_begins((kaws_bytes){ x.at, (size_t)(x.end - x.at) },
+                         "<?xml ")) {
+        x.at += strlen("<?xml ");
+        (void)kaws__xml_attributes(&x);
+    }
+    kaws__xml_skip_blanks(&x);
+    if (x.bad == NULL && x.at == x.end)
+        (void)kaws__xml_fail(&x, "an element was expected");
+    while (x.bad == NULL) {
+        if (x.depth > 0 && *x.at != '<') {
+            (void)kaws__xml_text(&x, &name);
+        } else if (*x.at++ != '<') {
+            (void)kaws__xml_fail(&x, "an element was expected");
+        } else if (x.at == x.end || *x.at != '/') {
+            kaws__xml_element(&x, want, count);
+        } else if (x.at++, kaws__xml_name(&x, &name)) {
+            kaws__xml_skip_blanks(&x);
+            if (x.at == x.end || *x.at++ != '>' || x.depth == 0 ||
+                !kaws__buf_same(name, x.open[--x.depth]))
+                (void)kaws__xml_fail(&x, "an end that is not the last "
+                                     "element's");
+        }
+        kaws__xml_skip_blanks(&x);
+        if (x.depth == 0 || x.at == x.end)
+            break;
+    }
+    if (x.bad == NULL && (x.depth > 0 || x.at < x.end))
+        (void)kaws__xml_fail(&x, x.depth > 0 ? "the text is cut short"
+                             : "something follows the last element");
+    *offset = (size_t)(x.at - text);
+    return x.bad;
+}
+
+
+/* ==========================================================================
+ * ROOM  ini      read the profile files of AWS's tools
+ * ==========================================================================
+ * Uses: buf
+ * Gives: ini_trim ini_next
+ *
+ * A file has sections, [head], and in them properties, `name = value`. AWS's
+ * SDKs differ in what else they take. This reader takes what they agree on and,
+ * where they do not, what loses nothing; the rest it refuses, by line and never
+ * by a piece of a value.
+ *
+ *     # or ; in the first column    a comment
+ *     blank, then # or ;            a comment behind a head or a value; in
+ *                                   `a#b` it is a part of the value
+ *     an indented line              goes on with the value above, which then
+ *                                   has a line's end in it; below an empty
+ *                                   value it is skipped
+ *     quotes, %, :                  mean nothing
+ *
+ * It is a cursor over the text: it neither recurses, allocates, nor changes the
+ * text, and what it finds are views. Who asks decides which section counts, and
+ * what if one, or a name in it, comes twice.
+ */
+
+enum { KAWS__INI_END, KAWS__INI_HEAD, KAWS__INI_PROPERTY };
+
+typedef struct kaws__ini {
+    kaws_bytes  left;             /* the text from here on                    */
+    int         line;             /* number of the line that was read last    */
+    int         headed;           /* there was a head                         */
+    const char *bad;              /* what is wrong there; NULL while well     */
+    kaws_bytes  name;             /* of the property, or what is in [ ]       */
+    kaws_bytes  value;
+} kaws__ini;
+
+
+static int
+kaws__ini_is_blank(int c)
+{
+    return c == ' ' || c == '\t';
+}
+
+
+static int
+kaws__ini_is_mark(int c)
+{
+    return c == '#' || c == ';';
+}
+
+
+static int
+kaws__ini_fail(kaws__ini *ini, const char *what)
+{
+    ini->bad = what;
+    return KAWS__INI_END;
+}
+
+
+/* The text up to `end`, without blanks around it. */
+static kaws_bytes
+kaws__ini_trim(const uint8_t *at, const uint8_t *end)
+{
+    while (at < end && kaws__ini_is_blank(*at))
+        at++;
+    while (at < end && kaws__ini_is_blank(end[-1]))
+        end--;
+    return (kaws_bytes){ at, (size_t)(end - at) };
+}
+
+
+/* Takes the next line that has something, with the blanks before it and without
+ * its end. 0: there is none. */
+static int
+kaws__ini_take(kaws__ini *ini, kaws_bytes *line)
+{
+    const uint8_t *at = ini->left.at, *const end = at + ini->left.len, *from;
+
+    do {
+        if (at == end)
+            return 0;
+        ini->line++;
+        for (from = at; at < end && *at != '\n';)
+            at++;
+        *line = (kaws_bytes){ from, (size_t)(at - from) };
+        line->len -= line->len > 0 && from[line->len - 1] == '\r';
+        at += at < end;
+        if (line->len > 0 && memchr(from, 0, line->len) != NULL)
+            return kaws__ini_fail(ini, "a zero byte");
+    } while (kaws__ini_trim(from, from + line->len).len == 0 ||
+             kaws__ini_is_mark(*from));
+    ini->left = (kaws_bytes){ at, (size_t)(end - at) };
+    return 1;
+}
+
+
+/* [head] */
+static int
+kaws__ini_head(kaws__ini *ini, kaws_bytes line)
+{
+    const uint8_t *const end = line.at + line.len;
+    const uint8_t *const close = memchr(line.at, ']', line.len);
+    kaws_bytes rest;
+
+    if (close == NULL)
+        return kaws__ini_fail(ini, "a [ without its ]");
+    rest = kaws__ini_trim(close + 1, end);
+    if (rest.len > 0 && !kaws__ini_is_mark(*rest.at))
+        return kaws__ini_fail(ini, "something follows the ]");
+    ini->name = kaws__ini_trim(line.at + 1, close);
+    ini->headed = 1;
+    return KAWS__INI_HEAD;
+}
+
+
+/* name = value, and the indented lines below it. */
+static int
+kaws__ini_property(kaws__ini *ini, kaws_bytes line)
+{
+    const uint8_t *const equals = memchr(line.at, '=', line.len);
+    const uint8_t *end = line.at + line.len, *at;
+    kaws__ini ahead;
+
+    if (!ini->headed)
+        return kaws__ini_fail(ini, "a line above the first [section]");
+    if (equals == NULL)
+        return kaws__ini_fail(ini, "a line that is neither name = value nor "
+                              "[section]");
+    ini->name = kaws__ini_trim(line.at, equals);
+    if (ini->name.len == 0)
+        return kaws__ini_fail(ini, "no name before the =");
+    for (at = equals + 1; at < end; at++)
+        if (kaws__ini_is_mark(*at) && kaws__ini_is_blank(at[-1]))
+            end = at;
+    ini->value = kaws__ini_trim(equals + 1, end);
+    ahead = *ini;
+    while (kaws__ini_take(&ahead, &line) && kaws__ini_is_blank(*line.at)) {
+        line = kaws__ini_trim(line.at, line.at + line.len);
+        if (ini->value.len > 0)
+            ini->value.len = (size_t)(line.at + line.len - ini->value.at);
+        ini->left = ahead.left;
+        ini->line = ahead.line;
+    }
+    return KAWS__INI_PROPERTY;
+}
+
+
+/* Finds the next head or property. At the end, ini->bad says whether it is one.
+ * Only `left` has to be set before. */
+static int
+kaws__ini_next(kaws__ini *ini)
+{
+    kaws_bytes line;
+
+    if (ini->line == 0 && kaws__buf_begins(ini->left, "\xef\xbb\xbf"))
+        return kaws__ini_fail(ini, "a byte order mark: save the file without "
+                              "it");
+    if (ini->bad != NULL || !kaws__ini_take(ini, &line))
+        return KAWS__INI_END;
+    if (kaws__ini_is_blank(*line.at))
+        return kaws__ini_fail(ini, "an indented line that continues no value");
+    return *line.at == '[' ? kaws__ini_head(ini, line)
+                           : kaws__ini_property(ini, line);
 }
 
 
@@ -5903,6 +6432,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     const int plain = strncmp(q->url, "http:", 5) == 0;
     const CURLoption method = kaws__curl_method(q->method);
     const int whole = method == CURLOPT_POST && t->first == q->body.len;
+    const char *const proxy = plain || q->direct ? "" : NULL;
     const struct { CURLoption option; long value; } numbers[] = {
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
         { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
@@ -5916,7 +6446,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
         { CURLOPT_VERBOSE, t->s->old }
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
-        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
+        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, proxy },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, whole ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -6343,16 +6873,16 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err mem buf text sigv4
- * Gives: sources_open sources_read sources_end
+ * Uses: thread disk err mem buf text sigv4 url http
+ * Gives: sources_judge sources_open sources_read sources_end
  *
- * A table has one row for each source: its name, and a function that finds
- * credentials or says why there are none. The first source that is configured
- * is the only one: if it fails, no other is asked. The sources are the
- * program's hook and the conf file. The conf file holds the access key id, the
- * secret access key and, if there is one, the session token, one a line. A
- * source keeps no credentials. What it reads goes into memory that the caller
- * lends and wipes.
+ * A source has a name, and a function that finds credentials or says why there
+ * are none. The first source that is configured is the only one: if it fails,
+ * no other is asked. The sources here are the program's hook and the conf file;
+ * room native has the others. The conf file holds the access key id, the secret
+ * access key and, if there is one, the session token, one a line. A source
+ * keeps no credentials. What it reads goes into memory that the caller lends
+ * and wipes.
  *
  * People paste the conf file's text from many places. We remove blanks, a name
  * and a pair of quotes around a value. If anything that is left cannot be part
@@ -6370,6 +6900,7 @@ typedef struct kaws__seek {       /* what a source is told, and what it finds */
     int          refused;         /* AWS refused those that we have           */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
+    kaws__http  *http;            /* for a source that is asked over HTTP     */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
@@ -6381,6 +6912,10 @@ typedef struct kaws__sources {
     const kaws_hooks   *hooks;
     const kaws__source *source;   /* the row that is configured               */
     const char *conf_file;        /* borrowed; may be NULL                    */
+    int         native;           /* the row is one of room native's          */
+    const char *profile;          /* as the config has them: borrowed, or     */
+    const char *files[2];         /* NULL; config file, credentials file      */
+    char        sts_url[KAWS__URL_MAX];
     char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
@@ -6388,6 +6923,7 @@ typedef struct kaws__sources {
 struct kaws__source {
     const char *name;             /* as messages call it                      */
     kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
+    int         remote;           /* that it cannot be reached is remembered  */
 };
 
 
@@ -6441,6 +6977,23 @@ kaws__sources_lacks(const kaws_bytes found[3], int *part)
     return found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
                                   kaws__sources_is_id(found[1], "ASIA"))
          ? "has the form of an access key id; are the two swapped?" : NULL;
+}
+
+
+/* Returns NULL, or what is wrong with the part *part of all that were found,
+ * and sets what stands between the two. */
+static const char *
+kaws__sources_judge(const kaws_bytes found[3], int *part, const char **between)
+{
+    const char *wrong = NULL;
+    const uint8_t *at;
+
+    *between = ": ";
+    for (*part = 0; *part < 3; ++*part)
+        if ((wrong = kaws__sources_odd(*part, found[*part], &at)) != NULL)
+            return wrong;
+    *between = " ";
+    return kaws__sources_lacks(found, part);
 }
 
 
@@ -6675,8 +7228,7 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
                             .cancelled_arg = seek->cancel.arg };
     const int failed = s->hooks->creds(s->hooks->ctx, &w);
     const char *const given[] = { w.creds.id, w.creds.secret, w.creds.token };
-    const char *wrong = NULL, *between = ": ";
-    const uint8_t *at;
+    const char *wrong, *between;
     char date[17];
     int part;
 
@@ -6691,15 +7243,10 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
                              "credentials: %s", s->shown, w.text[0] == '\0'
                              ? "it gave no reason that may be shown"
                              : KAWS__QUOTE(kaws__buf_of(w.text)));
-    for (part = 0; part < 3 && wrong == NULL; part += wrong == NULL) {
+    for (part = 0; part < 3; part++)
         seek->found[part] = kaws__buf_of(given[part] != NULL ? given[part]
                                                              : "");
-        wrong = kaws__sources_odd(part, seek->found[part], &at);
-    }
-    if (wrong == NULL) {
-        wrong = kaws__sources_lacks(seek->found, &part);
-        between = " ";
-    }
+    wrong = kaws__sources_judge(seek->found, &part, &between);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
                              "credentials that cannot be used: the %s%s%s",
@@ -6715,9 +7262,9 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 
 
 static const kaws__source kaws__sources_table[] = {
-    { "the program", kaws__sources_program },     /* if hooks.creds is set    */
-    { "the conf file", kaws__sources_file }
-};
+    { "the program", kaws__sources_program, 0 },  /* if hooks.creds is set    */
+    { "the conf file", kaws__sources_file, 0 }
+};                                /* for config.auth, see native_table        */
 
 
 /* `conf_file` is borrowed for as long as the sources are used. */
@@ -6769,11 +7316,973 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 
 
 /* ==========================================================================
+ * ROOM  native   the sources of credentials that config.auth = "native" has
+ * ==========================================================================
+ * Uses: sys thread disk err mem buf text json xml ini sigv4 url http sources
+ * Gives: native_path native_open
+ *
+ * A row of the table below has whether the source is configured, and what fills
+ * in the credentials or says why there are none. The first row that is
+ * configured when the ring opens is the ring's source; no later row is asked,
+ * even if that one fails. With the conf file, or the program's hook, no
+ * function of this room runs, but the one that looks at config.auth.
+ *
+ * A reading takes up to 64 KiB, in pages of its own, which are locked like
+ * those of the credentials, and wiped when the credentials were copied out. Who
+ * asks over HTTP tells a secret to the one that answers: url_wrong says who
+ * may.
+ *
+ * A profile is what the config file and the credentials file say of one name.
+ * What both say, the credentials file decides; but its keys are never put
+ * together with a token of the config file.
+ */
+
+#define KAWS__NATIVE_ROOM 65536   /* bytes of both files, or of a reply       */
+#define KAWS__NATIVE_LINE 24576   /* and, in front, of a header line or a form*/
+#define KAWS__NATIVE_TOKEN 20000  /* bytes of a web identity's token          */
+#define KAWS__NATIVE_ALL  (KAWS__NATIVE_ROOM + KAWS__NATIVE_LINE)
+#define KAWS__NATIVE_URL   1024
+#define KAWS__NATIVE_MS    1000   /* to connect, and again for the reply      */
+
+enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
+
+typedef struct kaws__native {     /* one reading                              */
+    kaws__sources *s;
+    kaws__seek    *seek;          /* NULL: what is configured is looked for   */
+    uint8_t       *line, *room;   /* see above                                */
+    size_t         used;          /* of the room                              */
+    int64_t        begun_ms;      /* by hooks.ticks_ms                        */
+    int            known;         /* files that know the profile              */
+    int            os[2];         /* why a file could not be read, or 0       */
+} kaws__native;
+
+typedef struct kaws__asked {      /* a request over HTTP                      */
+    const char *method, *header;  /* the header may be NULL                   */
+    kaws_bytes  body;             /* a form for AWS STS; or empty             */
+    kaws_bytes  secret;           /* in header or body: no error may have it  */
+    const char *hint;             /* what to do if it fails                   */
+    char        url[KAWS__NATIVE_URL];
+} kaws__asked;
+
+typedef struct kaws__native_row {
+    kaws__source source;          /* first: room sources knows only this      */
+    int        (*configured)(kaws__native *n);
+    kaws_status (*fill)(kaws__native *n, kaws_error *err);
+    const char  *parts[3];        /* what it calls id, secret and token       */
+} kaws__native_row;
+
+
+/* Gets the memory of a reading. 0: there is none. */
+static int
+kaws__native_begin(kaws__native *n)
+{
+    n->begun_ms = n->s->hooks->ticks_ms(n->s->hooks->ctx);
+    n->line = kaws__sys_alloc_locked(KAWS__NATIVE_ALL);
+    n->room = n->line != NULL ? n->line + KAWS__NATIVE_LINE : NULL;
+    return n->line != NULL;
+}
+
+
+static void
+kaws__native_end(kaws__native *n)
+{
+    kaws_wipe(n->line, KAWS__NATIVE_LINE + n->used);
+    kaws__sys_free_locked(n->line, KAWS__NATIVE_ALL);
+}
+
+
+/* ---- the environment ---------------------------------------------------- */
+
+/* A secret without an id is half a pair, too: the administrator meant this
+ * source. */
+static int
+kaws__native_env_has(kaws__native *n)
+{
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(AWS_ACCESS_KEY_ID)");
+    return kaws__sys_own_env("AWS_ACCESS_KEY_ID") != NULL ||
+           kaws__sys_own_env("AWS_SECRET_ACCESS_KEY") != NULL;
+}
+
+
+/* A variable that is empty counts as not set. */
+static kaws_status
+kaws__native_env_fill(kaws__native *n, kaws_error *err)
+{
+    static const char *const names[] = {
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "AWS_SECURITY_TOKEN"              /* its older name                   */
+    };
+    const char *value;
+    int i;
+
+    (void)err;
+    for (i = 3; i >= 0; i--)
+        if ((value = kaws__sys_own_env(names[i])) != NULL)
+            n->seek->found[i < 3 ? i : KAWS__TOKEN] = kaws__buf_of(value);
+    return KAWS_OK;
+}
+
+
+/* ---- a profile ---------------------------------------------------------- */
+
+enum { KAWS__KEYS = 3, KAWS__OTHER_WAYS = 4, KAWS__PROCESS = 8,
+       KAWS__PROPERTIES };
+
+/* What is looked for in a profile. Its keys come first, then what would lead to
+ * credentials in another way and goes before keys, as it does in AWS's tools;
+ * and last what comes after keys. */
+static const char *const kaws__native_names[KAWS__PROPERTIES] = {
+    "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "aws_security_token", "role_arn", "sso_session", "sso_start_url",
+    "login_session", "credential_process"
+};
+
+static const char *const kaws__native_files[] = { "the config file",
+                                                  "the credentials file" };
+
+
+/* The name of a file, or NULL. The environment is asked each time, because a
+ * program may change it, and frees what it had before. */
+static const char *
+kaws__native_path(const kaws__sources *s, int file)
+{
+    static const char *const names[] = { "AWS_CONFIG_FILE",
+                                         "AWS_SHARED_CREDENTIALS_FILE" };
+
+    return s->files[file] != NULL ? s->files[file]
+                                  : kaws__sys_own_env(names[file]);
+}
+
+
+/* The name of the profile. */
+static const char *
+kaws__native_called(const kaws__sources *s)
+{
+    const char *name = s->profile != NULL ? s->profile
+                                          : kaws__sys_own_env("AWS_PROFILE");
+
+    return name != NULL ? name : "default";
+}
+
+
+/* Whether a section is the profile's: 0: no; 1: yes; 2: yes, and a section that
+ * is so by 1 does not count beside it. *bad: what is wrong with the head. */
+static int
+kaws__native_rank(kaws_bytes head, int file, kaws_bytes profile,
+                  const char **bad)
+{
+    static const kaws_bytes word = { (const uint8_t *)"profile", 7 };
+    const uint8_t *const end = head.at + head.len;
+    kaws_bytes name = { head.at, head.len < word.len ? head.len : word.len };
+    size_t i = 0;
+
+    if (file == KAWS__CREDENTIALS_FILE)
+        return kaws__buf_same(head, profile);
+    if (head.len == word.len || !kaws__buf_same(name, word) ||
+        (head.at[word.len] != ' ' && head.at[word.len] != '\t'))
+        return kaws__buf_same(head, kaws__buf_of("default")) &&
+               kaws__buf_same(head, profile);
+    name = kaws__ini_trim(head.at + word.len, end);
+    while (i < name.len && (kaws__text_folded(name.at[i]) ||
+                            memchr("_-/.%@:+", name.at[i], 8) != NULL))
+        i++;
+    if (i < name.len)
+        *bad = "the name of a profile has only letters, digits and _-/.%@:+";
+    return 2 * kaws__buf_same(name, profile);
+}
+
+
+/* Finds what one file says of the profile. Returns NULL, or what is wrong in
+ * line *line. *known: the file has the profile. */
+static const char *
+kaws__native_parse(kaws_bytes text, int file, kaws_bytes profile,
+                   kaws_bytes want[KAWS__PROPERTIES], int *known, int *line)
+{
+    kaws__ini ini = { .left = text };
+    int best = 0, rank = 0, what, i;
+
+    while ((what = kaws__ini_next(&ini)) != KAWS__INI_END && ini.bad == NULL) {
+        if (what == KAWS__INI_HEAD)
+            rank = kaws__native_rank(ini.name, file, profile, &ini.bad);
+        if (rank > best) {
+            memset(want, 0, KAWS__PROPERTIES * sizeof *want);
+            best = rank;
+        }
+        for (i = 0; rank == best && what == KAWS__INI_PROPERTY &&
+                    i < KAWS__PROPERTIES; i++)
+            if (rank > 0 && kaws__text_alike(ini.name, kaws__native_names[i]))
+                want[i] = ini.value;
+    }
+    *known = best > 0;
+    *line = ini.line;
+    return ini.bad;
+}
+
+
+/* Reads a file to where the room is free. One that is not there is empty. */
+static int
+kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
+                  kaws__stat *st)
+{
+    uint8_t *const at = n->room + n->used;
+    int fd = -1, os;
+
+    *text = (kaws_bytes){ at, 0 };
+    memset(st, 0, sizeof *st);
+    os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, st)) == 0 && st->regular)
+        os = kaws__disk_read_at(fd, 0, at, KAWS__NATIVE_ROOM - n->used,
+                                &text->len);
+    kaws__disk_close(fd);
+    n->used += text->len;
+    return os;
+}
+
+
+/* Reads what one file says of the profile, and warns of a file that others may
+ * change, or that has keys that others may read. A config file without keys may
+ * be read by all. */
+static kaws_status
+kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
+{
+    const char *const called = kaws__native_files[file];
+    const char *const path = kaws__native_path(n->s, file);
+    const char *wrong;
+    char shown[KAWS__TEXT_SHOWN];
+    int known = 0, line = 0, os;
+    kaws__stat st;
+    kaws_bytes text;
+
+    if (path == NULL)
+        return KAWS_OK;
+    kaws_show(shown, sizeof shown, path);
+    n->os[file] = os = kaws__native_load(n, path, &text, &st);
+    if (os == ENOENT)
+        return KAWS_OK;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read %s %s", called,
+                            shown);
+    if (!st.regular)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is not a file", called,
+                             shown);
+    if (n->used == KAWS__NATIVE_ROOM)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is too long: it and the "
+                             "other file may have 65535 bytes", called, shown);
+    wrong = kaws__native_parse(text, file,
+                               kaws__buf_of(kaws__native_called(n->s)), want,
+                               &known, &line);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s: line %d: %s", called,
+                             shown, line, wrong);
+    n->known += known;
+    if (file == KAWS__CONFIG_FILE && want[0].len == 0 && want[1].len == 0)
+        st.others_read = 0;
+    if (n->seek != NULL && !st.lent)
+        kaws__err_others(n->s->hooks, called, shown, &st);
+    return KAWS_OK;
+}
+
+
+/* Reads both files, and puts together what they say of the profile. */
+static kaws_status
+kaws__native_profile(kaws__native *n, kaws_bytes want[KAWS__PROPERTIES],
+                     kaws_error *err)
+{
+    kaws_bytes more[KAWS__PROPERTIES];
+    kaws_status status;
+    int i;
+
+    memset(want, 0, KAWS__PROPERTIES * sizeof *want);
+    memset(more, 0, sizeof more);
+    n->used = 0;
+    n->known = 0;
+    if ((status = kaws__native_file(n, KAWS__CONFIG_FILE, want, err)) !=
+        KAWS_OK || (status = kaws__native_file(n, KAWS__CREDENTIALS_FILE, more,
+                                               err)) != KAWS_OK)
+        return status;
+    if (more[0].len > 0 || more[1].len > 0)
+        memset(want, 0, KAWS__OTHER_WAYS * sizeof *want);
+    for (i = 0; i < KAWS__PROPERTIES; i++)
+        if (more[i].len > 0)
+            want[i] = more[i];
+    return KAWS_OK;
+}
+
+
+/* A profile that the settings name. */
+static int
+kaws__native_named(kaws__native *n)
+{
+    kaws_show(n->s->shown, sizeof n->s->shown, kaws__native_called(n->s));
+    return n->s->profile != NULL;
+}
+
+
+/* The profile that AWS_PROFILE names; or `default`, if a file has it. A file
+ * that cannot be read may have it, so it is configured, and fails. */
+static int
+kaws__native_usual(kaws__native *n)
+{
+    kaws_bytes want[KAWS__PROPERTIES];
+    kaws_error err;
+
+    (void)kaws__native_named(n);
+    return kaws__sys_own_env("AWS_PROFILE") != NULL ||
+           kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
+}
+
+
+/* "the config file X" for a message, and whether it is there. */
+static const char *
+kaws__native_tell(const kaws__native *n, int file, char *out, size_t cap)
+{
+    const char *const path = kaws__native_path(n->s, file);
+    char shown[KAWS__TEXT_SHOWN];
+
+    if (path == NULL)
+        (void)snprintf(out, cap, "%s is not set", kaws__native_files[file]);
+    else
+        (void)snprintf(out, cap, "%s %s %s", kaws__native_files[file],
+                       kaws_show(shown, sizeof shown, path),
+                       n->os[file] != 0 ? "is not there" : "does not have it");
+    return out;
+}
+
+
+static kaws_status
+kaws__native_profile_fill(kaws__native *n, kaws_error *err)
+{
+    kaws_bytes want[KAWS__PROPERTIES];
+    char files[2][KAWS__TEXT_SHOWN + 40];
+    kaws_status status = kaws__native_profile(n, want, err);
+    int i = KAWS__OTHER_WAYS;
+
+    if (status != KAWS_OK)
+        return status;
+    if (n->known == 0)
+        return kaws__err_set(err, KAWS_CONFIG, "there is no profile %s: %s, and"
+                             " %s", n->s->shown,
+                             kaws__native_tell(n, KAWS__CREDENTIALS_FILE,
+                                               files[0], sizeof files[0]),
+                             kaws__native_tell(n, KAWS__CONFIG_FILE, files[1],
+                                               sizeof files[1]));
+    while (i < KAWS__PROCESS && want[i].len == 0)
+        i++;
+    if (i < KAWS__PROCESS || (want[0].len == 0 && want[1].len == 0 &&
+                              want[KAWS__PROCESS].len > 0))
+        return kaws__err_set(err, KAWS_CONFIG, "the profile %s has %s, which is"
+                             " not supported: give it %s and %s, or set another"
+                             " profile", n->s->shown, kaws__native_names[i],
+                             kaws__native_names[0], kaws__native_names[1]);
+    for (i = 0; i < 3; i++)
+        n->seek->found[i] = want[i];
+    if (want[KAWS__TOKEN].len == 0)
+        n->seek->found[KAWS__TOKEN] = want[KAWS__KEYS];
+    return KAWS_OK;
+}
+
+
+/* ---- what is asked over HTTP --------------------------------------------- */
+
+/* Returns NULL, or why no secret may be asked for at that URL. Plain HTTP goes
+ * to this machine, or to the addresses of AWS's own that never leave it; each
+ * is compared whole. `tls`: https may go anywhere. */
+static const char *
+kaws__native_url_wrong(const char *url, int tls)
+{
+    static const char *const places[] = {
+        "localhost", "[::1]", "169.254.170.2", "169.254.170.23",
+        "169.254.169.254", "[fd00:ec2::23]", "[fd00:ec2::254]"
+    };
+    kaws_bytes host = kaws__url_origin(url);
+    const int secure = strncmp(url, "https://", 8) == 0;
+    const size_t scheme = secure ? 8 : 7;
+    uint32_t byte;
+    size_t i, n;
+
+    for (i = 0; url[i] > ' ' && url[i] <= '~' && strchr("@\\#", url[i]) == NULL;
+         i++)
+        continue;
+    if (url[i] != '\0' || i >= KAWS__NATIVE_URL ||
+        (!secure && strncmp(url, "http://", 7) != 0) ||
+        strchr("/", url[host.len]) == NULL)
+        return "it is not of the form http://host:port/path";
+    host.at += scheme;
+    host.len -= scheme;
+    if (host.len > 150 || !kaws__url_host_ok(host))
+        return "its host is malformed";
+    n = *host.at != '[' ? strcspn((const char *)host.at, ":/")
+                        : strcspn((const char *)host.at, "]") + 1;
+    host.len = n < host.len ? n : host.len;
+    for (i = 0; i < sizeof places / sizeof places[0]; i++)
+        if ((secure && tls) || kaws__text_alike(host, places[i]))
+            return NULL;
+    for (i = 0; i < 4; i++) {             /* 127.0.0.0/8                      */
+        for (n = 0; n < host.len && host.at[n] != '.'; n++)
+            continue;
+        if (!kaws__text_number((kaws_bytes){ host.at, n }, 255, &byte) ||
+            (i == 0 && byte != 127) || (n > 1 && *host.at == '0') ||
+            (n < host.len) != (i < 3))
+            break;
+        host.at += n + (n < host.len);
+        host.len -= n + (n < host.len);
+    }
+    return i == 4 ? NULL : "its host is neither this machine nor an address "
+                           "that AWS keeps for credentials";
+}
+
+
+/* Sends one request, with a connection of its own. OK: there is a reply. */
+static kaws_status
+kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                 kaws_error *err)
+{
+    const kaws__seek *seek = n->seek;
+    const int form = a->body.len > 0;
+    const char *const headers[] = {
+        a->header, form ? "Content-Type: application/x-www-form-urlencoded; "
+                          "charset=utf-8" : "Accept: application/json", NULL
+    };
+    const kaws_hooks *const hooks = n->s->hooks;
+    int64_t took = hooks->ticks_ms(hooks->ctx) - n->begun_ms;
+    int64_t left = seek->left_ms - (took > 0 ? took : 0);
+    kaws_request q = { .url = a->url, .method = a->method, .direct = !form,
+                       .headers = headers + (a->header == NULL),
+                       .body = a->body,
+                       .connect_timeout_ms = KAWS__NATIVE_MS,
+                       .timeout_ms = (form ? 5 : 2) * KAWS__NATIVE_MS,
+                       .fresh_connection = 1,
+                       .cancelled = seek->cancel.asked,
+                       .cancelled_arg = seek->cancel.arg };
+    kaws_bytes words;
+    void *lent = NULL;
+    kaws_status status;
+
+    if (left < q.timeout_ms)
+        q.timeout_ms = left > 1 ? (int)left : 1;
+    *r = (kaws_reply){ .body = n->room, .body_max = KAWS__NATIVE_ROOM };
+    n->used = KAWS__NATIVE_ROOM;
+    status = kaws__http_send(seek->http, &q, r, &lent);
+    kaws__http_done(seek->http, lent, 0);
+    if (status == KAWS_OK)
+        return KAWS_OK;
+    if (status == KAWS_CANCELLED ||
+        kaws__thread_pause(hooks, &seek->cancel, 0))
+        return kaws__err_cancelled(err, "AWS credentials");
+    words = kaws__buf_of(r->text);
+    if (kaws__text_holds(words, a->secret))
+        words.len = 0;
+    return kaws__err_set(err, KAWS_NETWORK, "cannot reach %s at %s for AWS "
+                         "credentials: %s%s", form ? "AWS STS"
+                         : n->s->source->name,
+                         KAWS__SHOW(kaws__buf_of(a->url)), KAWS__QUOTE(words),
+                         a->hint);
+}
+
+
+/* The same, for a reply of 200. */
+static kaws_status
+kaws__native_get(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                 kaws_error *err)
+{
+    kaws_status status = kaws__native_ask(n, a, r, err);
+
+    if (status == KAWS_OK && r->http == 200 && r->body_len > r->body_max)
+        status = kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s "
+                               "is longer than 65536 bytes",
+                               n->s->source->name,
+                               KAWS__SHOW(kaws__buf_of(a->url)));
+    else if (status == KAWS_OK && r->http != 200)
+        status = kaws__err_set(err, r->http >= 500 || r->http == 429
+                               ? KAWS_SERVICE : KAWS_CREDENTIALS, "%s at %s "
+                               "gave no AWS credentials (HTTP %d)%s",
+                               n->s->source->name,
+                               KAWS__SHOW(kaws__buf_of(a->url)), r->http,
+                               r->http >= 500 ? "" : a->hint);
+    return status;
+}
+
+
+/* Gets the JSON that container and instance give, and reads it. */
+static kaws_status
+kaws__native_json(kaws__native *n, const kaws__asked *a, kaws_error *err)
+{
+    kaws__member want[] = { { .name = "AccessKeyId" },
+                            { .name = "SecretAccessKey" }, { .name = "Token" },
+                            { .name = "Expiration" }, { .name = "Code" } };
+    const char *wrong;
+    char code[64] = "";
+    size_t offset;
+    kaws_reply r;
+    kaws_status status = kaws__native_get(n, a, &r, err);
+    int i;
+
+    if (status != KAWS_OK)
+        return status;
+    wrong = kaws__json_read(r.body, r.body_len, want, 5, &offset);
+    if (wrong == NULL && want[4].value.at != NULL &&
+        !kaws__buf_same(want[4].value, kaws__buf_of("Success"))) {
+        wrong = "its Code is not Success: may the service assume the role? It "
+                "is ";
+        kaws__text_quote(code, sizeof code, want[4].value);
+    } else if (wrong == NULL) {
+        n->seek->expires = kaws__text_iso_date(want[3].value);
+        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s has "
+                             "no AWS credentials: %s%s", n->s->source->name,
+                             KAWS__SHOW(kaws__buf_of(a->url)), wrong, code);
+    for (i = 0; i < 3; i++)
+        if (want[i].value.at != NULL)
+            n->seek->found[i] = want[i].value;
+    return KAWS_OK;
+}
+
+
+/* Writes a header line whose value is a secret. Line ends behind the value are
+ * dropped; none may be in it. 0: it cannot be a header. */
+static int
+kaws__native_header(kaws__native *n, const char *name, kaws_bytes value)
+{
+    char *const line = (char *)n->line;
+    size_t at = strlen(name), i = 0;
+
+    while (value.len > 0 && memchr(" \r\n", value.at[value.len - 1], 3) != NULL)
+        value.len--;
+    while (i < value.len && value.at[i] >= ' ' && value.at[i] <= '~')
+        i++;
+    if (i == 0 || i < value.len || at + value.len >= KAWS__NATIVE_LINE)
+        return 0;
+    memcpy(line, name, at);
+    memmove(line + at, value.at, value.len);
+    line[at + value.len] = '\0';
+    return 1;
+}
+
+
+/* ---- AWS STS: a web identity --------------------------------------------- */
+
+/* What an error of STS means, by the beginning of its code; the last row is for
+ * all others. */
+static const struct { const char *code; kaws_status status; const char *hint; }
+kaws__native_faults[] = {
+    { "ExpiredToken", KAWS_CREDENTIALS, "the token has expired: is its file "
+      "still renewed?" },
+    { "InvalidIdentityToken", KAWS_CREDENTIALS, "does IAM know the provider of "
+      "the token, and is the token meant for sts.amazonaws.com?" },
+    { "IDPCommunicationError", KAWS_SERVICE, "AWS cannot reach the provider of "
+      "the token" },
+    { "Throttl", KAWS_SERVICE, "it is asked too often" },
+    { "SlowDown", KAWS_SERVICE, "it is asked too often" },
+    { "RegionDisabled", KAWS_CREDENTIALS, "switch AWS STS on in this region" },
+    { "", KAWS_CREDENTIALS, "may this identity assume the role? See the role's "
+      "trust policy" }
+};
+
+
+/* STS refused. */
+static kaws_status
+kaws__native_sts_refused(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                         kaws_error *err)
+{
+    kaws__member want = { .name = "Error/Code" };
+    char code[64] = "no error type";
+    size_t offset, i = 0;
+
+    if (kaws__xml_read(r->body, r->body_len, &want, 1, &offset) != NULL ||
+        !kaws__buf_copy_text(code, sizeof code, want.value) ||
+        code[0] == '\0' || kaws__text_holds(want.value, a->secret))
+        (void)snprintf(code, sizeof code, "no error type");
+    while (strncmp(code, kaws__native_faults[i].code,
+                   strlen(kaws__native_faults[i].code)) != 0)
+        i++;
+    err->http = r->http;
+    (void)kaws__text_quote(err->aws, sizeof err->aws, kaws__buf_of(code));
+    return kaws__err_set(err, r->http >= 500 ? KAWS_SERVICE
+                         : kaws__native_faults[i].status, "AWS STS at %s "
+                         "refused credentials for the role %s (%s, HTTP %d, "
+                         "request id %s); %s", KAWS__SHOW(kaws__buf_of(a->url)),
+                         n->s->shown, err->aws, r->http,
+                         r->request_id[0] != '\0' ? r->request_id : "none",
+                         kaws__native_faults[i].hint);
+}
+
+
+/* Sends what was written for STS, and reads the credentials. */
+static kaws_status
+kaws__native_sts(kaws__native *n, kaws__asked *a, kaws_error *err)
+{
+    kaws__member want[] = { { .name = "Credentials/AccessKeyId" },
+                            { .name = "Credentials/SecretAccessKey" },
+                            { .name = "Credentials/SessionToken" },
+                            { .name = "Credentials/Expiration" } };
+    const char *wrong = NULL;
+    size_t offset = 0;
+    kaws_reply r;
+    kaws_status status;
+    int i;
+
+    (void)snprintf(a->url, sizeof a->url, "%s", n->s->sts_url);
+    status = kaws__native_ask(n, a, &r, err);
+    if (status != KAWS_OK)
+        return status;
+    if (r.body_len > r.body_max)
+        wrong = "it is longer than 65536 bytes";
+    else if (r.http != 200)
+        return kaws__native_sts_refused(n, a, &r, err);
+    if (wrong == NULL)
+        wrong = kaws__xml_read(r.body, r.body_len, want, 4, &offset);
+    if (wrong == NULL) {
+        n->seek->expires = kaws__text_iso_date(want[3].value);
+        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of AWS STS at %s"
+                             " has no credentials: %s, at byte %s",
+                             KAWS__SHOW(kaws__buf_of(a->url)), wrong,
+                             KAWS__DECIMAL(offset));
+    for (i = 0; i < 3; i++)
+        if (want[i].value.at != NULL)
+            n->seek->found[i] = want[i].value;
+    return KAWS_OK;
+}
+
+
+static int
+kaws__native_web_has(kaws__native *n)
+{
+    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
+
+    kaws_show(n->s->shown, sizeof n->s->shown, role != NULL ? role
+              : "(AWS_WEB_IDENTITY_TOKEN_FILE)");
+    return kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE") != NULL;
+}
+
+
+/* The token takes the place of a signature. It is read for each exchange, since
+ * it is renewed in its file. */
+static kaws_status
+kaws__native_web_fill(kaws__native *n, kaws_error *err)
+{
+    const char *path = kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE");
+    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
+    const char *session = kaws__sys_own_env("AWS_ROLE_SESSION_NAME");
+    kaws__buf form = kaws__buf_fixed(n->line, KAWS__NATIVE_LINE);
+    kaws__asked a = { .hint = "" };
+    kaws_bytes token = { NULL, 0 };
+    kaws__stat st;
+    size_t front;
+    int os;
+
+    if (role == NULL || path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_WEB_IDENTITY_TOKEN_FILE is "
+                             "set, and so AWS_ROLE_ARN has to be");
+    os = kaws__native_load(n, path, &token, &st);
+    while (token.len > 0 && token.at[token.len - 1] <= ' ')
+        token.len--;
+    kaws__buf_text(&form, "Action=AssumeRoleWithWebIdentity&Version=2011-06-15"
+                   "&RoleArn=");
+    kaws__text_percent(&form, kaws__buf_of(role), kaws__sigv4_unreserved);
+    kaws__buf_text(&form, "&RoleSessionName=");
+    kaws__text_percent(&form, kaws__buf_of(session != NULL ? session
+                                           : "keyring_aws"),
+                       kaws__sigv4_unreserved);
+    kaws__buf_text(&form, "&WebIdentityToken=");
+    front = form.len;
+    kaws__text_percent(&form, token, kaws__sigv4_unreserved);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
+                            "file %s of the web identity",
+                            KAWS__SHOW(kaws__buf_of(path)));
+    if (token.len < 4 || token.len > KAWS__NATIVE_TOKEN || form.failed)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the token file %s of the "
+                             "web identity does not hold 4 to 20000 bytes",
+                             KAWS__SHOW(kaws__buf_of(path)));
+    a.body = kaws__buf_view(&form);
+    a.secret = (kaws_bytes){ a.body.at + front, a.body.len - front };
+    return kaws__native_sts(n, &a, err);
+}
+
+
+/* ---- the container: ECS, EKS Pod Identity, Greengrass -------------------- */
+
+static int
+kaws__native_container_has(kaws__native *n)
+{
+    static const char *const names[] = {
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    };
+    int i = kaws__sys_own_env(names[0]) == NULL;
+
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(%s)", names[i]);
+    return kaws__sys_own_env(names[i]) != NULL;
+}
+
+
+/* What the token file holds now, or the variable. */
+static kaws_status
+kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
+{
+    const char *path = kaws__sys_own_env("AWS_CONTAINER_AUTHORIZATION_TOKEN_"
+                                         "FILE");
+    const char *plain = kaws__sys_own_env("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    const char *const shown = path != NULL ? KAWS__SHOW(kaws__buf_of(path))
+                                           : "AWS_CONTAINER_AUTHORIZATION_"
+                                             "TOKEN";
+    kaws_bytes token = kaws__buf_of(plain != NULL ? plain : "");
+    kaws__stat st;
+    int os = path != NULL ? kaws__native_load(n, path, &token, &st) : 0;
+
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
+                            "file %s, which the container's credentials take",
+                            shown);
+    if (path == NULL && plain == NULL)
+        return KAWS_OK;
+    if (!kaws__native_header(n, "Authorization: ", token))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "what %s holds cannot be "
+                             "the token for the container's credentials: it is "
+                             "empty, not one line of ASCII, or longer than 8100"
+                             " bytes", shown);
+    a->header = (const char *)n->line;
+    a->secret = kaws__buf_of(a->header + strlen("Authorization: "));
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__native_container_fill(kaws__native *n, kaws_error *err)
+{
+    const char *tail = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_RELATIVE_"
+                                         "URI");
+    const char *full = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    kaws__asked a = { .method = "GET", .hint = "; is the container's agent "
+                      "up, and may this container use the role?" };
+    const char *wrong;
+    kaws_status status;
+    int fits;
+
+    fits = tail != NULL ? snprintf(a.url, sizeof a.url, "http://169.254.170.2%s"
+                                   "%s", *tail == '/' ? "" : "?", tail)
+                        : snprintf(a.url, sizeof a.url, "%s",
+                                   full != NULL ? full : "");
+    wrong = fits >= (int)sizeof a.url ? "it is too long"
+                                      : kaws__native_url_wrong(a.url, 1);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s has a URL that cannot be "
+                             "used: %s", n->s->source->name, n->s->shown,
+                             wrong);
+    status = kaws__native_container_token(n, &a, err);
+    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+}
+
+
+/* ---- the instance: EC2's metadata, version 2 only ------------------------ */
+
+static int
+kaws__native_instance_has(kaws__native *n)
+{
+    const char *off = kaws__sys_own_env("AWS_EC2_METADATA_DISABLED");
+
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(EC2)");
+    return off == NULL || !kaws__text_alike(kaws__buf_of(off), "true");
+}
+
+
+/* The first line of the list, or what the environment says: the role's name, as
+ * IAM allows it. */
+static kaws_status
+kaws__native_instance_role(kaws__native *n, kaws__asked *a, char role[129],
+                           kaws_error *err)
+{
+    const char *name = kaws__sys_own_env("AWS_EC2_INSTANCE_PROFILE_NAME");
+    kaws_bytes first = kaws__buf_of(name != NULL ? name : "");
+    kaws_reply r;
+    kaws_status status = KAWS_OK;
+    size_t i = 0;
+
+    if (name == NULL) {
+        status = kaws__native_get(n, a, &r, err);
+        first = (kaws_bytes){ r.body, r.body_len };
+    }
+    if (status != KAWS_OK && r.http == 404)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "this EC2 instance has no "
+                             "role: attach an instance profile");
+    if (status != KAWS_OK)
+        return status;
+    while (i < first.len && (kaws__text_folded(first.at[i]) ||
+                             memchr("_+=,.@-", first.at[i], 7) != NULL))
+        i++;
+    if (i == 0 || (i < first.len && first.at[i] != '\n' &&
+                   first.at[i] != '\r') ||
+        !kaws__buf_copy_text(role, 129, (kaws_bytes){ first.at, i }))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "%s gave no name of a role",
+                             name != NULL ? "AWS_EC2_INSTANCE_PROFILE_NAME"
+                                          : "the instance");
+    return KAWS_OK;
+}
+
+
+/* A token is fetched for each reading, so none is ever stale. In a container
+ * the reply with the token is lost, if the instance's hop limit is 1. */
+static kaws_status
+kaws__native_instance_fill(kaws__native *n, kaws_error *err)
+{
+    static const char path[] = "/latest/meta-data/iam/security-credentials/";
+    const char *base = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    const char *mode = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT_"
+                                         "MODE");
+    kaws__asked a = { .method = "PUT", .header = "x-aws-ec2-metadata-token-ttl-"
+                      "seconds: 60", .hint = "; is this an EC2 instance? In a "
+                      "container on one, its hop limit has to be 2" };
+    const char *wrong;
+    char role[129];
+    kaws_reply r;
+    kaws_status status;
+    int len;
+
+    if (base == NULL)
+        base = mode != NULL && kaws__text_alike(kaws__buf_of(mode), "ipv6")
+             ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
+    len = (int)strlen(base);
+    len -= len > 0 && base[len - 1] == '/';
+    wrong = len > 200 ? "it is too long" : kaws__native_url_wrong(base, 0);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_EC2_METADATA_SERVICE_"
+                             "ENDPOINT cannot be used: %s", wrong);
+    (void)snprintf(a.url, sizeof a.url, "%.*s/latest/api/token", len, base);
+    if ((status = kaws__native_get(n, &a, &r, err)) != KAWS_OK)
+        return status;
+    if (!kaws__native_header(n, "x-aws-ec2-metadata-token: ",
+                             (kaws_bytes){ r.body, r.body_len }))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the instance gave a token "
+                             "that cannot be one");
+    a.method = "GET";
+    a.header = (const char *)n->line;
+    a.secret = kaws__buf_of(a.header + strlen("x-aws-ec2-metadata-token: "));
+    a.hint = "";
+    (void)snprintf(a.url, sizeof a.url, "%.*s%s", len, base, path);
+    status = kaws__native_instance_role(n, &a, role, err);
+    (void)snprintf(a.url, sizeof a.url, "%.*s%s%s", len, base, path, role);
+    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+}
+
+
+/* ---- none ---------------------------------------------------------------- */
+
+static int
+kaws__native_always(kaws__native *n)
+{
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(auth = native)");
+    return 1;
+}
+
+
+static kaws_status
+kaws__native_none(kaws__native *n, kaws_error *err)
+{
+    (void)n;
+    return kaws__err_set(err, KAWS_CONFIG, "auth is native, and no source of "
+                         "AWS credentials is configured: set AWS_ACCESS_KEY_ID "
+                         "and AWS_SECRET_ACCESS_KEY in the environment, or name"
+                         " a profile, and the credentials file or config file "
+                         "that has it");
+}
+
+
+/* ---- the table ----------------------------------------------------------- */
+
+/* Has the row fill in the credentials, checks them, and copies them to where
+ * the caller looks for them. */
+static kaws_status
+kaws__native_find(kaws__sources *s, kaws__seek *seek, kaws_error *err)
+{
+    const kaws__native_row *const row = (const void *)s->source;
+    kaws__native n = { .s = s, .seek = seek };
+    const char *wrong = NULL, *between;
+    kaws_status status;
+    size_t at = 0;
+    int part;
+
+    if (!kaws__native_begin(&n))
+        return kaws__err_memory(err, "reading the AWS credentials");
+    status = row->fill(&n, err);
+    if (status == KAWS_OK)
+        wrong = kaws__sources_judge(seek->found, &part, &between);
+    if (wrong != NULL)
+        status = kaws__err_set(err, s->source->remote ? KAWS_CREDENTIALS
+                               : KAWS_CONFIG, "%s %s: %s%s%s", s->source->name,
+                               s->shown, row->parts[part], between, wrong);
+    for (part = 0; part < 3 && status == KAWS_OK; part++) {
+        if (seek->found[part].len > 0)
+            memcpy(seek->text + at, seek->found[part].at,
+                   seek->found[part].len);
+        seek->found[part].at = seek->text + at;
+        at += seek->found[part].len;
+    }
+    kaws__native_end(&n);
+    return status;
+}
+
+
+static const kaws__native_row kaws__native_table[] = {
+    { { "the profile", kaws__native_find, 0 }, kaws__native_named,
+      kaws__native_profile_fill,
+      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
+    { { "the environment", kaws__native_find, 0 }, kaws__native_env_has,
+      kaws__native_env_fill,
+      { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" } },
+    { { "the profile", kaws__native_find, 0 }, kaws__native_usual,
+      kaws__native_profile_fill,
+      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
+    { { "the web identity", kaws__native_find, 1 }, kaws__native_web_has,
+      kaws__native_web_fill,
+      { "AccessKeyId", "SecretAccessKey", "SessionToken" } },
+    { { "the container", kaws__native_find, 1 }, kaws__native_container_has,
+      kaws__native_container_fill,
+      { "AccessKeyId", "SecretAccessKey", "Token" } },
+    { { "the instance", kaws__native_find, 1 }, kaws__native_instance_has,
+      kaws__native_instance_fill,
+      { "AccessKeyId", "SecretAccessKey", "Token" } },
+    { { "no source", kaws__native_find, 0 }, kaws__native_always,
+      kaws__native_none, { "", "", "" } }
+};
+
+
+/* Finds out which source the config and the environment mean, unless the
+ * program has its hook. The config's strings are borrowed as those of
+ * kaws__sources_open. */
+static kaws_status
+kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
+{
+    const kaws__native_row *row = kaws__native_table;
+    kaws__native n = { .s = s };
+
+    if (s->hooks->creds != NULL)
+        return KAWS_OK;
+    if (!kaws__native_begin(&n))
+        return kaws__err_memory(err, "looking for AWS credentials");
+    s->native = 1;
+    s->profile = cfg->profile;
+    s->files[KAWS__CONFIG_FILE] = cfg->config_file;
+    s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file;
+    while (!row->configured(&n))
+        row++;
+    s->source = &row->source;
+    kaws__native_end(&n);
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
  * ROOM  creds    the credentials that requests are signed with
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
- * Gives: creds_open creds_abandon creds_close creds_ready creds_renew
- *        creds_tell creds_signer creds_wipe creds_leak_in
+ * Gives: creds_open creds_abandon creds_close creds_may_pass creds_ready
+ *        creds_forget creds_renew creds_tell creds_signer creds_wipe
+ *        creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -6964,7 +8473,7 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws__secrets *s = c->secrets;
     const char *name = c->sources.source->name;
     const char *shown = c->sources.shown, *ends;
-    char end[5];
+    char end[5], date[17];
     int newer = 0;
     kaws_status status;
 
@@ -6991,7 +8500,41 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws__thread_unlock(&c->lock);
     if (newer && seek->refused)
         kaws__err_log(c->hooks, KAWS__LOG_NEWER, name, shown, ends);
+    if (newer && c->sources.native)
+        kaws__err_log(c->hooks, KAWS__LOG_IDENTITY, name, shown, ends,
+                      seek->expires == 0 ? "never"
+                      : kaws_amz_date(date, seek->expires));
     return status;
+}
+
+
+/* Whether a source may do better later. */
+static int
+kaws__creds_may_pass(const kaws_error *err)
+{
+    return err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+}
+
+
+/* Whether the source could not be reached a short while ago: then it is not
+ * asked. With the lock held. */
+static int
+kaws__creds_remembers(const kaws__creds *c)
+{
+    const int64_t ago = c->hooks->ticks_ms(c->hooks->ctx) - c->asked_ms;
+
+    return c->sources.source->remote && ago >= 0 &&
+           ago < KAWS__CREDS_PAUSE_MS && kaws__creds_may_pass(&c->failure);
+}
+
+
+/* Forgets that, because the caller waits for nothing else. */
+static void
+kaws__creds_forget(kaws__creds *c)
+{
+    kaws__thread_lock(&c->lock);
+    kaws__err_clear(&c->failure);
+    kaws__thread_unlock(&c->lock);
 }
 
 
@@ -7007,8 +8550,9 @@ kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
     kaws__thread_lock(&c->lock);
     state = kaws__creds_state(c, need, seek->now);
     seek->refused = need != KAWS__TO_RENEW && c->refused != 0;
-    shared = need != KAWS__TO_RENEW && !seek->refused &&
-             answers != c->answers && c->failure.status != KAWS_OK;
+    shared = (need != KAWS__TO_RENEW && !seek->refused &&
+              answers != c->answers && c->failure.status != KAWS_OK) ||
+             (need != KAWS__TO_RENEW && kaws__creds_remembers(c));
     if (state == KAWS__WANTED && shared)
         *err = c->failure;
     kaws__thread_unlock(&c->lock);
@@ -7382,13 +8926,14 @@ kaws__arn_endpoint_ok(const char *endpoint)
 }
 
 
-/* Writes the URL for requests to a region: that of the endpoint or, if there is
- * none (NULL), of the region's own host. */
+/* Where requests to "kms" or "sts" go: to the region's own host, or to the
+ * endpoint, if that is not NULL. */
 static void
-kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
+kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
+              const char *region)
 {
     if (endpoint == NULL)
-        (void)snprintf(out, cap, "https://kms.%s.%s/", region,
+        (void)snprintf(out, cap, "https://%s.%s.%s/", service, region,
                        kaws__arn_partition(region)->suffix);
     else
         (void)snprintf(out, cap, "%s%s", endpoint,
@@ -8724,10 +10269,10 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
- *        fault shield breaker
- * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
- *        calls_op calls_creds calls_left_ms calls_begin calls_send
+ * Uses: sys thread err mem buf text json sigv4 url http sources native creds
+ *        arn trust fault shield breaker
+ * Gives: calls_files calls_open calls_close calls_set_timeouts calls_stats
+ *        calls_first calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
  *
  * An operation is what a caller of the library asked for. It makes one call or
@@ -8793,6 +10338,9 @@ enum {
     KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
     KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
+
+enum { KAWS__PATIENT = 1024 };    /* a cure: the source of the credentials may
+                                   * be reached later, if there is patience   */
 
 typedef struct kaws__call {
     kaws__op     *op;
@@ -8862,21 +10410,67 @@ kaws__calls_now(kaws__calls *k)
 }
 
 
-/* Reads the credentials if they are in a file, or if the ring must not open
- * without them. If the file fails, the ring opens all the same, with a warning,
- * because most of what it does needs no credentials. */
+/* Finds out where the credentials come from. */
+static kaws_status
+kaws__calls_open_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+{
+    const char *auth = cfg->auth != NULL ? cfg->auth : "file";
+    kaws__sources *const s = &k->creds.sources;
+    kaws_status status = kaws__creds_open(&k->creds, k->hooks, cfg->conf_file,
+                                          err);
+
+    if (status == KAWS_OK && cfg->sts_endpoint != NULL &&
+        !kaws__arn_endpoint_ok(cfg->sts_endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "sts_endpoint '%s' is not of the"
+                             " form https://host or https://host:port",
+                             KAWS__SHOW(kaws__buf_of(cfg->sts_endpoint)));
+    kaws__arn_url(s->sts_url, sizeof s->sts_url, "sts", cfg->sts_endpoint,
+                  k->trust.now.target.key_id[0] != '\0'
+                  ? k->trust.now.target.region : k->trust.now.region);
+    if (status == KAWS_OK && strcmp(auth, "native") == 0)
+        return kaws__native_open(s, cfg, err);
+    if (status == KAWS_OK && strcmp(auth, "file") != 0)
+        return kaws__err_set(err, KAWS_CONFIG, "auth is '%s', and has to be "
+                             "'file' or 'native'",
+                             KAWS__SHOW(kaws__buf_of(auth)));
+    return status;
+}
+
+
+/* Leaves in the config those files that credentials are read from. */
+static void
+kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
+{
+    const kaws__sources *s = &k->creds.sources;
+
+    cfg->config_file = cfg->credentials_file = NULL;
+    if (!s->native)
+        return;
+    cfg->conf_file = NULL;
+    cfg->config_file = kaws__native_path(s, KAWS__CONFIG_FILE);
+    cfg->credentials_file = kaws__native_path(s, KAWS__CREDENTIALS_FILE);
+}
+
+
+/* Reads the credentials, unless the program's hook gives them or there is no
+ * conf file, and the ring may open without them. If the source fails, the ring
+ * opens all the same, with a warning, because most of what it does needs no
+ * credentials. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
     kaws__seek seek = { .now = kaws__calls_now(k), .left_ms = k->timeout_ms,
+                        .http = &k->http,
                         .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws_status status;
 
     if (!cfg->must_have_creds &&
-        (k->hooks->creds != NULL || cfg->conf_file == NULL))
+        (k->hooks->creds != NULL || (cfg->conf_file == NULL &&
+                                     !k->creds.sources.native)))
         return KAWS_OK;
     status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
-    if (status == KAWS_OK || cfg->must_have_creds)
+    if (status == KAWS_OK ||
+        (cfg->must_have_creds && !kaws__creds_may_pass(err)))
         return status;
     kaws__err_log(k->hooks, KAWS__LOG_NO_CREDS, err->text);
     kaws__err_clear(err);
@@ -8908,12 +10502,12 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 0;
     kaws__breaker_join(&k->way, hooks, cfg->ca_file);
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
-    if (status == KAWS_OK)
-        status = kaws__calls_first_creds(k, cfg, err);
+    status = kaws__calls_open_creds(k, cfg, err);
     if (status == KAWS_OK)
         status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
                                  strncmp(url, "http:", 5) == 0, err);
+    if (status == KAWS_OK)
+        status = kaws__calls_first_creds(k, cfg, err);
     return status;
 }
 
@@ -9003,7 +10597,8 @@ static kaws__seek
 kaws__calls_seek(kaws__op *op)
 {
     kaws__seek seek = { .now = kaws__calls_now(op->calls),
-                        .left_ms = kaws__calls_left_ms(op) };
+                        .left_ms = kaws__calls_left_ms(op),
+                        .http = &op->calls->http };
 
     if (op->cancel.asked != NULL)
         seek.cancel = (kaws__cancel){ kaws__calls_cancelled, op };
@@ -9036,7 +10631,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
     c->host = c->host_line + strlen("Host: ");
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    kaws__arn_url(c->url, sizeof c->url, op->calls->endpoint, target->region);
+    kaws__arn_url(c->url, sizeof c->url, "kms", op->calls->endpoint,
+                  target->region);
     host = strstr(c->url, "//") + 2;
     (void)snprintf(c->host_line, sizeof c->host_line, "Host: %.*s",
                    (int)strcspn(host, "/"), host);
@@ -9360,8 +10956,10 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
-    if ((status = kaws__calls_sign(c)) != KAWS_OK)
+    if ((status = kaws__calls_sign(c)) != KAWS_OK) {
+        c->cures = kaws__creds_may_pass(c->op->err) ? KAWS__PATIENT : 0;
         return status;
+    }
     started = kaws__sys_ticks_us();       /* the credentials do not count     */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
@@ -9486,13 +11084,15 @@ kaws__calls_wait(kaws__call *c)
     const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     const kaws_hooks *hooks = k->hooks;
     int once = c->action->flags & KAWS__UNREPEATED;
-    int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
+    int again = c->cures & (KAWS__PATIENT | KAWS__SLOWER |
+                            (once ? 0 : KAWS__LATER));
     int patience = again && hooks->patience_ms != NULL
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
     int left, over = kaws__calls_spent(c) || c->pass.probes;
 
-    if (!again || (patience <= 0 && over) || patience == INT_MIN)
+    if (!again || patience == INT_MIN ||
+        (patience <= 0 && (over || again == KAWS__PATIENT)))
         return 0;
     delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);
@@ -9512,6 +11112,8 @@ kaws__calls_wait(kaws__call *c)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
         c->paused_ms = 0;
     }
+    if (again == KAWS__PATIENT)
+        kaws__creds_forget(&k->creds);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
@@ -12111,14 +13713,14 @@ kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
  * all taken, so the search ends. */
 static kaws__slot *
 kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
-                 uint32_t *hash)
+                 uint64_t *hash)
 {
     size_t mask = t->slot_count - 1, i;
     const kaws__slot *slots = t->slots;
 
-    *hash = (uint32_t)kaws__table_hash(t, key_id, user_id);
+    *hash = kaws__table_hash(t, key_id, user_id);
     for (i = *hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
-        if (slots[i].hash == *hash &&
+        if (slots[i].hash == (uint32_t)*hash &&
             kaws__store_is_named((const uint8_t *)slots[i].entry, key_id,
                                  user_id))
             break;
@@ -12128,7 +13730,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
 
 /* The slot of an entry's name. */
 static kaws__slot *
-kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
+kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint64_t *hash)
 {
     kaws__record r;
 
@@ -12137,13 +13739,13 @@ kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
 }
 
 
+/* NULL if there is none of that name; otherwise *hash is the name's. */
 static kaws__entry *
-kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
+                 uint64_t *hash)
 {
-    uint32_t hash;
-
     return t->slot_count == 0
-         ? NULL : kaws__table_slot(t, key_id, user_id, &hash)->entry;
+         ? NULL : kaws__table_slot(t, key_id, user_id, hash)->entry;
 }
 
 
@@ -12191,12 +13793,12 @@ kaws__table_reserve(kaws__table *t, size_t more)
 static int
 kaws__table_add(kaws__table *t, kaws__entry *e)
 {
-    uint32_t hash;
+    uint64_t hash;
     kaws__slot *slot = kaws__table_slot_of(t, e, &hash);
 
     if (slot->entry != NULL)
         return 0;
-    *slot = (kaws__slot){ hash, e };
+    *slot = (kaws__slot){ (uint32_t)hash, e };
     t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
@@ -12225,7 +13827,7 @@ kaws__table_from(const kaws__table *t, uint64_t serial)
 static void
 kaws__table_remove(kaws__table *t, kaws__entry *e)
 {
-    uint32_t hash;
+    uint64_t hash;
     size_t mask = t->slot_count - 1, row = 0, i;
     size_t hole = (size_t)(kaws__table_slot_of(t, e, &hash) - t->slots);
 
@@ -12250,7 +13852,7 @@ static void
 kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 {
     kaws__entry *old = t->rows[row].entry;
-    uint32_t hash;
+    uint64_t hash;
 
     kaws__table_slot_of(t, old, &hash)->entry = fresh;
     t->rows[row].entry = fresh;
@@ -12415,7 +14017,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; vault_copy sets them into `bytes` */
+    kaws__record record;          /* views into `bytes`, by vault_unpack      */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
@@ -12695,13 +14297,13 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks up a name. It must be there; if `there` is 0, it
- * must be free. */
+/* With the lock held: looks up a name. It must be there, and *hash is its hash
+ * then; if `there` is 0, it must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
-                 kaws__entry **e, kaws_error *err)
+                 kaws__entry **e, uint64_t *hash, kaws_error *err)
 {
-    *e = kaws__table_find(&v->table, name->key_id, name->user_id);
+    *e = kaws__table_find(&v->table, name->key_id, name->user_id, hash);
     if ((*e != NULL) == there)
         return KAWS_OK;
     return kaws__err_set(err, there ? KAWS_NOT_FOUND : KAWS_EXISTS, there
@@ -12711,16 +14313,26 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 }
 
 
-/* With the lock held: copies all of a key but its context. */
+/* With the lock held: copies a key's bytes. All threads that fetch keys want
+ * this lock, so what the bytes say is read without it. */
 static void
 kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__table_record(e);
+    const kaws_bytes bytes = kaws__table_record(e);
+
+    memcpy(copy->bytes, bytes.at, bytes.len);
+}
+
+
+/* Reads what the bytes say: all of a key but its context. */
+static void
+kaws__vault_unpack(kaws__copy *copy)
+{
+    const kaws__entry *e = (const kaws__entry *)copy->bytes;
     kaws__record *r = &copy->record;
     kaws_sealed *sealed = &copy->sealed;
 
-    bytes.at = memcpy(copy->bytes, bytes.at, bytes.len);
-    (void)kaws__store_split(bytes, r);
+    (void)kaws__store_split(kaws__table_record(e), r);
     memcpy(sealed->blob, r->blob.at, r->blob.len);
     sealed->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
@@ -12740,6 +14352,7 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
     kaws__entry *e = NULL;
+    uint64_t hash = 0;
     kaws_status status;
     int again = 0;
 
@@ -12748,17 +14361,17 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
         kaws__thread_lock(&v->lock);
         if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
             status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD,
-                                      &e, err);
+                                      &e, &hash, err);
         if (status == KAWS_OK && e != NULL) {
             kaws__vault_copy(e, copy);
             copy->generation = v->shield.generation;
-            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0
-                : kaws__table_hash(&v->table, copy->record.key_id,
-                                   copy->record.user_id);
+            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0 : hash;
         }
         kaws__thread_unlock(&v->lock);
     } while (status != KAWS_OK && again++ == 0 &&
              (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
+    if (status == KAWS_OK && e != NULL)
+        kaws__vault_unpack(copy);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
@@ -12781,8 +14394,10 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
         kaws__vault_copy(v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
-    if (serial > 0)
+    if (serial > 0) {
+        kaws__vault_unpack(copy);
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
+    }
     return serial;
 }
 
@@ -12916,6 +14531,7 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
                 kaws_error *err)
 {
     kaws__entry *e, *other;
+    uint64_t hash;
     int landed = 0;
     kaws_status status;
 
@@ -12926,7 +14542,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
     if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
         if (e == NULL || !kaws__table_reserve(&v->table, 1))
             status = kaws__err_memory(err, "adding a key");
-        else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
+        else if ((status = kaws__vault_find(v, key, 0, &other, &hash,
+                                              err)) == KAWS_OK)
             status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
                                        err);
         if (landed)
@@ -12970,6 +14587,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
     kaws__table *t = &v->table;
     kaws__entry *skip = NULL;
     kaws__writer w;
+    uint64_t hash;
     size_t i;
     int landed = 0;
     kaws_status status = kaws__vault_begin(v, err);
@@ -12982,7 +14600,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
                                "wrapped; nothing was changed; repeat it",
                                v->file.shown);
     else if (gone != NULL)
-        status = kaws__vault_find(v, gone, 1, &skip, err);
+        status = kaws__vault_find(v, gone, 1, &skip, &hash, err);
     if (status == KAWS_OK &&
         (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
         kaws__vault_write(v, skip, fresh, n, &w);
@@ -13032,8 +14650,15 @@ static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                  const kaws_config *cfg, kaws_error *err)
 {
+    enum { COUNT = 4 };
+    const struct { const char *path, *setting; } others[COUNT] = {
+        { cfg->conf_file, "conf_file" }, { cfg->ca_file, "ca_file" },
+        { cfg->config_file, "config_file" },
+        { cfg->credentials_file, "credentials_file" }
+    };
     uint64_t seed[2];
     kaws_status status;
+    size_t i;
 
     if (kaws__shield_open(&v->shield, hooks) != 0 ||
         kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
@@ -13058,10 +14683,11 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     if (status != KAWS_OK)
         return status;
     v->has_file = 1;
-    if ((status = kaws__file_apart(&v->file, cfg->conf_file, "conf_file",
-                                   err)) == KAWS_OK &&
-        (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
-        KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+    for (i = 0; i < COUNT && status == KAWS_OK; i++)
+        status = kaws__file_apart(&v->file, others[i].path, others[i].setting,
+                                  err);
+    if (status == KAWS_OK &&
+        (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_start(v, err);
         kaws__file_release(&v->file);
     }
@@ -13532,10 +15158,11 @@ kaws__ring_hooks(kaws_hooks *h)
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 3, COUNT = 7 };
+    enum { PATHS = 5, COUNT = 12 };
     const char **const texts[COUNT] = {
-        &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
-        &cfg->region, &cfg->accounts, &cfg->endpoint
+        &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->config_file,
+        &cfg->credentials_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
+        &cfg->endpoint, &cfg->auth, &cfg->profile, &cfg->sts_endpoint
     };
     char *at;
     size_t i, n;
@@ -13617,7 +15244,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
     (void)kaws__trust_choice(&r->kms.trust, NULL, NULL, &now, NULL);
     memcpy(out->region, now.target.key_id[0] != '\0' ? now.target.region
            : now.region, sizeof out->region);
-    kaws__arn_url(out->endpoint, sizeof out->endpoint, r->kms.endpoint,
+    kaws__arn_url(out->endpoint, sizeof out->endpoint, "kms", r->kms.endpoint,
                   out->region);
     kaws__trust_own(&r->kms.trust, out->account);
     return kaws__creds_tell(&r->kms.creds, out);
@@ -13673,9 +15300,11 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
         KAWS_OK &&
         (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                    config.rewrap_parallel, err)) == KAWS_OK)
+                                    config.rewrap_parallel, err)) == KAWS_OK) {
+        kaws__calls_files(&r->kms, &config);
         status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
                                   err);
+    }
     if (status != KAWS_OK) {
         kaws_close(r);
         return kaws__ring_leave(&door, status);

@@ -1345,6 +1345,16 @@ static const plug__settings_row plug__settings_rows[] = {
       .def.text = "/var/lib/mysql-keyring/keyring_aws_conf",
       .empty = PLUG__REFUSED,
       .help = "File of AWS credentials: id, secret, token, a line each." },
+    { "auth", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.auth),
+      .def.text = "file", .empty = PLUG__DEFAULT,
+      .help = "Where AWS credentials come from: file (conf_file) or native." },
+    { "profile", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.profile),
+      .help = "native: the profile to use. Else that of AWS_PROFILE." },
+    { "config_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.config_file),
+      .help = "native: file of profiles. Else that of AWS_CONFIG_FILE." },
+    { "credentials_file", PLUG__TEXT, PLUG__MY_CNF,
+      MEMBER(kaws.credentials_file),
+      .help = "native: file of keys. Else AWS_SHARED_CREDENTIALS_FILE's." },
     { "data_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.data_file),
       .def.text = "/var/lib/mysql-keyring/keyring_aws_data",
       .empty = PLUG__REFUSED,
@@ -1355,6 +1365,8 @@ static const plug__settings_row plug__settings_rows[] = {
       .help = "AWS accounts to trust, with commas. Else the KMS key's own." },
     { "endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.endpoint),
       .help = "URL of KMS, for VPC endpoints. Else that of the region." },
+    { "sts_endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.sts_endpoint),
+      .help = "URL of AWS STS, for VPC endpoints. Else that of the region." },
     { "ca_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.ca_file),
       .help = "File of CA certificates that vouch for KMS. Else libcurl's." },
     { "connect_timeout", PLUG__NUMBER, PLUG__SET,
@@ -2375,7 +2387,7 @@ PLUG__FUNCTIONS(X)
  * Gives: _mysql_plugin_declarations_ _mysql_plugin_interface_version_
  *        _mysql_sizeof_struct_st_plugin_
  *
- * A start reads the conf file and checks the whole data file; then it asks KMS
+ * A start reads the credentials, checks the whole data file, and then asks KMS
  * to seal and open one byte. If KMS definitely refuses, the start fails. If KMS
  * cannot be reached, or has a fault of its own, the start waits: the network
  * may come up after the server, and InnoDB gives up without its keys. From the

@@ -863,8 +863,9 @@ check_sealed(const kaws_sealed *out, const worth *x)
 static void
 check_entry(kaws *ring, const char *key_id, const worth *x)
 {
+    uint64_t hash;
     kaws__entry *e = kaws__table_find(&ring->vault.table, kaws__buf_of(key_id),
-                                      kaws__buf_of(""));
+                                      kaws__buf_of(""), &hash);
     kaws__record r;
     kaws_sealed out;
 

@@ -228,6 +228,7 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     kaws__sha256 state;
     kaws__record r;
     kaws__buf out;
+    uint64_t hash;
     size_t i;
 
     kaws__buf_init(&out, &fuzz_hooks);
@@ -239,7 +240,8 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
         kaws_bytes record = kaws__table_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
-        HOLDS(kaws__table_find(&ring->vault.table, r.key_id, r.user_id) == e);
+        HOLDS(kaws__table_find(&ring->vault.table, r.key_id, r.user_id,
+                               &hash) == e);
         kaws__store_record(&out, &r);
         HOLDS(out.len - start == record.len);
         HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);

@@ -816,7 +816,7 @@ def test_without_the_right_to_decrypt(driver, emulator, settings):
     assert lib.call("check").status == "DENIED"
     before = settings["data_file"].read_bytes()
     answer = lib.call("rewrap")
-    assert answer.status == "DENIED" and "each new blob is proved" in answer.text
+    assert answer.status == "DENIED" and "each new blob is verified" in answer.text
     assert "kms:Decrypt" in answer.text and "nothing was changed" in answer.text
     assert settings["data_file"].read_bytes() == before
     may("kms:Decrypt")

@@ -116,7 +116,8 @@ def test_a_key_that_is_there_but_out_of_reach_is_not_missing(stage):
     make_table(stage)
     stage.kms.stop()
     stage.mark()
-    for statement in ("CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'", "TRUNCATE TABLE d.t",
+    for statement in ("CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'",
+                      *(["TRUNCATE TABLE d.t"] if stage.expect.truncate_asks else []),
                       "ALTER INSTANCE ROTATE INNODB MASTER KEY"):
         assert stage.refused(statement)[0] == 3185
     assert stage.said("ERROR") and not stage.tagged(MISSING)

@@ -273,7 +273,7 @@ class SqlSeat:
 
     def one(self, query: str, *values):
         try:
-            self.session.execute("SELECT " + query, values)
+            self.session.execute(f"SELECT {query} AS value", values)    # as Stage.ask() does
             return self.session.fetchone()[0]
         except pymysql.err.MySQLError:
             return None

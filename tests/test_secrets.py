@@ -38,8 +38,8 @@ def forms(data: bytes) -> dict:
 class Searched(Driver):
     """A driver whose memory is searched between its operations, from outside."""
 
-    def __init__(self, program, **settings):
-        super().__init__(program)
+    def __init__(self, program, env=None, **settings):
+        super().__init__(program, env)
         self.pieces = {}
         assert self.open(rewrap_parallel=2, **settings).status == "OK"
 

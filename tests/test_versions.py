@@ -216,7 +216,8 @@ def test_the_plugin_s_lines_are_found_in_each_log():
 
 EXPECTED = {                            # of some rows, by hand
     (5, 7, 22): {"failing": (3188, 3202), "type_letters": 3, "key_bytes": 2048, "hides": False,
-                 "persist": False, "busy": (), "set_meets_uninstall": True, "roles": False,
+                 "persist": False, "busy": (), "set_meets_uninstall": False, "roles": False,
+                 "name_meets_install": False, "truncate_asks": False,
                  "may_set": "SUPER", "keyring_keys": False, "logs": False, "components": False,
                  "runbook": False, "reset_binlog": "RESET MASTER", "log_numbers": False},
     (8, 0, 27): {"failing": (3188, 3202), "type_letters": 128, "key_bytes": 16384, "hides": True,

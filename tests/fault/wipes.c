@@ -390,6 +390,56 @@ be_given(scene *s)
 }
 
 
+/* A ring whose credentials come from a file of AWS's tools. */
+static void
+be_in_a_profile(scene *s)
+{
+    (void)do_close(s);
+    fake_write_conf(&s->f, "[default]\naws_access_key_id = " FAKE_ID "\n"
+                    "aws_secret_access_key = " FAKE_SECRET "\n"
+                    "aws_session_token = " TOKEN "\n");
+    s->cfg.auth = "native";
+    s->cfg.profile = "default";
+    s->cfg.credentials_file = s->f.conf;
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+}
+
+
+static void
+be_in_no_profile(scene *s)
+{
+    be_in_a_profile(s);
+    fake_write_conf(&s->f, "[default]\naws_secret_access_key = " FAKE_SECRET
+                    "\n[default\n");
+}
+
+
+/* EC2's metadata. */
+static int
+send_role(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    if (strncmp(q->url, "http:", 5) != 0)
+        return send_quietly(ctx, q, r);
+    r->http = 200;
+    r->body_len = (size_t)snprintf((char *)r->body, r->body_max,
+        strcmp(q->method, "PUT") == 0 ? TOKEN : "{\"AccessKeyId\":\"" FAKE_ID
+        "\",\"SecretAccessKey\":\"" FAKE_SECRET "\",\"Token\":\"" TOKEN
+        "\",\"Expiration\":\"2027-01-01T00:00:00Z\"}");
+    return 0;
+}
+
+
+static void
+be_in_a_role(scene *s)
+{
+    (void)do_close(s);
+    (void)setenv("AWS_EC2_INSTANCE_PROFILE_NAME", "r", 1);
+    s->cfg.auth = "native";
+    s->cfg.hooks.send = send_role;
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+}
+
+
 static void
 be_given_no_more(scene *s)
 {
@@ -485,6 +535,10 @@ static const struct row {
     { "reload-hook", job_reload, KAWS_OK, be_given, { NULL } },
     { "reload-hook-fails", job_reload, KAWS_CREDENTIALS, be_given_no_more,
       { NULL } },
+    { "reload-profile", job_reload, KAWS_OK, be_in_a_profile, { NULL } },
+    { "reload-no-profile", job_reload, KAWS_CONFIG, be_in_no_profile,
+      { NULL } },
+    { "reload-role", job_reload, KAWS_OK, be_in_a_role, { NULL } },
     { "rotate", job_rotate, KAWS_OK, NULL, { NULL } },
     { "rewrap", job_rewrap, KAWS_OK, NULL, { NULL } },
     { "rewrap-across", job_rewrap, KAWS_OK, go_west, { NULL } },

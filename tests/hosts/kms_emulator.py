@@ -39,6 +39,7 @@ import sys
 import threading
 import time
 import traceback
+import urllib.parse
 import uuid
 import warnings
 from pathlib import Path
@@ -727,6 +728,117 @@ def edit_reply(rule: Rule, reply: Reply) -> None:
                                          for name, value in pairs)
 
 
+# ---- what gives session credentials -------------------------------------------------------------
+
+def plain_reply(status: int, body: bytes = b"", **headers) -> "Reply":
+    return Reply(status, body, {"x-amzn-RequestId": None, "Content-Type": "text/plain", **headers})
+
+
+STS_NAMESPACE = 'xmlns="https://sts.amazonaws.com/doc/2011-06-15/"'
+
+
+def sts_reply(status: int, text: str) -> "Reply":
+    return Reply(status, text.encode(), {"Content-Type": "text/xml"})
+
+
+class Roles:
+    """EC2's instance metadata, version 2 only, and the endpoint that a container has.
+
+    Each answer with credentials makes new ones, which the KMS knows until they expire.
+
+    roles       names of the instance's roles, in order
+    life        seconds that credentials live; negative: they come expired
+    code        "Success", or why EC2 has no credentials for the role
+    secret_path the path of the container's endpoint
+    wanted      the Authorization that it wants; None: none
+    identities  for AWS STS: the role of each web identity's token
+    """
+
+    CREDENTIALS = "/latest/meta-data/iam/security-credentials/"
+
+    def __init__(self):
+        self.roles, self.life, self.code = ["app-role"], 3600, "Success"
+        self.secret_path, self.wanted = "/v2/credentials/6f2a", None
+        self.tokens, self.given, self.identities = set(), [], {}
+
+    def session(self) -> dict:
+        number = len(self.given) + 1
+        key_id, secret = f"ASIAROLE{number:012}", f"role+{uuid.uuid4().hex}/{number}"
+        token, expires = f"tok/{uuid.uuid4().hex}==", self.now() + self.life
+        self.add_user(key_id, secret, ACCOUNT, token=token, token_expires=expires)
+        self.given.append(key_id)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires))
+        return {"AccessKeyId": key_id, "SecretAccessKey": secret, "Token": token,
+                "Expiration": stamp}
+
+    def metadata(self, request: Request) -> Reply:
+        if request.get("x-forwarded-for"):
+            return plain_reply(403)
+        if request.method == "PUT" and request.target == "/latest/api/token":
+            life = request.get("x-aws-ec2-metadata-token-ttl-seconds")
+            if not life.isdigit() or not 1 <= int(life) <= 21600:
+                return plain_reply(400)
+            token = base64.b64encode(os.urandom(40))
+            self.tokens.add(token.decode())
+            return plain_reply(200, token, **{"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": life})
+        if request.get("x-aws-ec2-metadata-token") not in self.tokens:
+            return plain_reply(401)               # as without a token: version 1 is off
+        role = request.target.removeprefix(self.CREDENTIALS)
+        if request.method != "GET" or role == request.target or role and role not in self.roles:
+            return plain_reply(404, b"<html>404</html>")
+        if not role:
+            return plain_reply(200 if self.roles else 404, "\n".join(self.roles).encode())
+        body = {"Code": self.code, "LastUpdated": "2026-11-28T00:00:00Z", "Type": "AWS-HMAC"}
+        body.update(self.session() if self.code == "Success" else {"Message": "no"})
+        return plain_reply(200, json.dumps(body, indent=2).encode())
+
+    def container(self, request: Request) -> Reply:
+        if (self.wanted or "") != request.get("authorization"):
+            return plain_reply(403, b'{"code":"AccessDenied","message":"no"}')
+        return plain_reply(200, to_json({"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/task",
+                                         **self.session()}))
+
+    def sts(self, request: Request) -> Reply:
+        """AssumeRoleWithWebIdentity, which nobody signs."""
+        form = urllib.parse.parse_qs(request.body.decode(), strict_parsing=True)
+        asked = {name: values[0] for name, values in form.items() if len(values) == 1}
+        role = self.identities.get(asked.get("WebIdentityToken"))
+        why = ("InvalidAction" if asked.get("Version") != "2011-06-15" else
+               "ValidationError" if not re.fullmatch(r"[\w+=,.@-]{2,64}",
+                                                     asked.get("RoleSessionName", "")) else
+               "InvalidIdentityToken" if role is None else
+               "AccessDenied" if role != asked.get("RoleArn") else
+               "SignatureDoesNotMatch" if request.get("authorization") else "")
+        if why:
+            return sts_reply(403 if why == "AccessDenied" else 400,
+                             f"<ErrorResponse {STS_NAMESPACE}><Error><Type>Sender</Type>"
+                             f"<Code>{why}</Code><Message>no &amp; no</Message></Error>"
+                             "<RequestId>1</RequestId></ErrorResponse>")
+        keys = self.session()
+        names = {"AccessKeyId": "AccessKeyId", "SecretAccessKey": "SecretAccessKey",
+                 "SessionToken": "Token", "Expiration": "Expiration"}
+        inner = "".join(f"<{name}>{keys[key]}</{name}>" for name, key in names.items())
+        return sts_reply(200, f"<AssumeRoleWithWebIdentityResponse {STS_NAMESPACE}>"
+                              "<AssumeRoleWithWebIdentityResult><Audience>sts.amazonaws.com"
+                              f"</Audience><AssumedRoleUser><Arn>{role}/x</Arn><AssumedRoleId>A:x"
+                              "</AssumedRoleId></AssumedRoleUser>"
+                              f"<Credentials>{inner}</Credentials>"
+                              "</AssumeRoleWithWebIdentityResult><ResponseMetadata><RequestId>1"
+                              "</RequestId></ResponseMetadata></AssumeRoleWithWebIdentityResponse>")
+
+    def serves(self, request: Request) -> str:
+        """What the request is counted as, if it is one for credentials."""
+        if request.get("content-type").startswith("application/x-www-form-urlencoded"):
+            return "sts"
+        path = request.target.partition("?")[0]
+        if path == self.secret_path:
+            return "container"
+        if path.startswith("/latest/"):
+            return "token" if path.endswith("/token") else (
+                "roles" if path.endswith("/") else "role")
+        return ""
+
+
 # ---- one connection -----------------------------------------------------------------------------
 
 class Connection:
@@ -851,14 +963,15 @@ class Connection:
 LOG_MAX = 20000                         # requests kept; the counters go on
 
 
-class Emulator(Kms):
+class Emulator(Kms, Roles):
     SETTINGS = ("clock_offset", "rotation_ms", "ignore_dry_run", "latency_ms", "idle_timeout")
     CONTROLS = ("add_key", "set_key", "remove_key", "add_user", "remove_user", "fault",
                 "clear_faults", "set", "reset_log", "count", "log", "start", "stop")
 
     def __init__(self, cert=None, key=None, tls_max=None):
         """tls_max: newest TLS version to speak, as ssl.TLSVersion names it ("TLSv1_1")."""
-        super().__init__()
+        Kms.__init__(self)
+        Roles.__init__(self)
         self.port, self.tls = 0, tls_context(cert, key, tls_max) if cert else None
         self.latency_ms = 0             # before every reply
         self.idle_timeout = None        # seconds after which a silent connection is closed
@@ -974,7 +1087,8 @@ class Emulator(Kms):
     def begin(self, request: Request, connection: int) -> dict:
         """Judges a request's signature and writes it into the log."""
         target = request.get("x-amz-target")
-        action = target[13:] if target.startswith("TrentService.") else ""
+        action = (target[13:] if target.startswith("TrentService.") else
+                  self.serves(request))
         match = AUTHORIZATION.fullmatch(request.get("authorization"))
         record = {"action": action, "host": request.get("host"), "connection": connection,
                   "time": self.now(),
@@ -997,6 +1111,10 @@ class Emulator(Kms):
 
     def reply_to(self, request: Request, record: dict) -> Reply:
         try:
+            if self.serves(request):
+                with self.lock:
+                    return {"container": self.container, "sts": self.sts}.get(
+                        record["action"], self.metadata)(request)
             if request.refusal:
                 raise request.refusal
             if (request.method, request.target) != ("POST", "/"):

@@ -156,7 +156,8 @@ class Stage:
         """What a function of keyring_udf returns; None if the keyring fails, which servers before
         9.0 say by an error and later ones by NULL."""
         try:
-            value = self.one(f"SELECT {query}", values, user=user)
+            # named: else its name is its text, and in 5.7 that has the bytes of a key as they are
+            value = self.one(f"SELECT {query} AS value", values, user=user)
         except pymysql.err.MySQLError as error:
             if error.args[0] not in self.expect.failing:
                 raise

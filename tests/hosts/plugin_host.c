@@ -513,7 +513,7 @@ typedef struct { sys_var head; char def; }                  var_bool;
 
 enum { V_BOOL = 1, V_INT = 2, V_STR = 5, V_TYPE = 0x7f, V_READONLY = 0x200,
        V_NODEFAULT = 0x4000, V_MEMALLOC = 0x8000, V_NOPERSIST = 0x10000,
-       V_INVISIBLE = 0x40000, VARIABLES = 13 };
+       V_INVISIBLE = 0x40000, VARIABLES = 18 };
 
 typedef struct { const char *name; char *value; int type, scope; } show_var;
 
@@ -1155,10 +1155,15 @@ static const struct {
     { "cmk_id",          TEXT | V_NODEFAULT, NULL, { 0 } },
     { "region",          TEXT | V_NODEFAULT, "us-east-1", { 0 } },
     { "conf_file",       TEXT | MY_CNF, DEFAULTS "conf", { 0 } },
+    { "auth",            TEXT | MY_CNF, "file", { 0 } },
+    { "profile",         TEXT | MY_CNF, NULL, { 0 } },
+    { "config_file",     TEXT | MY_CNF, NULL, { 0 } },
+    { "credentials_file", TEXT | MY_CNF, NULL, { 0 } },
     { "data_file",       TEXT | MY_CNF, DEFAULTS "data", { 0 } },
     { "create",          V_BOOL | MY_CNF, NULL, { 1 } },
     { "accounts",        TEXT | MY_CNF, NULL, { 0 } },
     { "endpoint",        TEXT | MY_CNF, NULL, { 0 } },
+    { "sts_endpoint",    TEXT | MY_CNF, NULL, { 0 } },
     { "ca_file",         TEXT | MY_CNF, NULL, { 0 } },
     { "connect_timeout", V_INT, NULL, { 1000, 100, 3600000, 1 } },
     { "timeout",         V_INT, NULL, { 10000, 100, 3600000, 1 } },

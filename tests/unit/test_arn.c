@@ -72,7 +72,7 @@ test_each_region_has_its_host(void **state)
         for (; sscanf(rest, "%39s%n", region, &n) == 1; rest += n, seen++) {
             assert_true(region_ok(region));
             assert_int_equal(kaws__arn_is_known(region), region[0] != 'x');
-            kaws__arn_url(url, sizeof url, NULL, region);
+            kaws__arn_url(url, sizeof url, "kms", NULL, region);
             (void)snprintf(want, sizeof want, "https://kms.%s.%s/", region,
                            partitions[p].suffix);
             assert_string_equal(url, want);
@@ -283,9 +283,9 @@ test_an_endpoint_is_https_and_a_host(void **state)
     assert_true(kaws__arn_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
     assert_false(kaws__arn_endpoint_ok(text));
-    kaws__arn_url(text, sizeof text, "https://h:1", "eu-west-1");
+    kaws__arn_url(text, sizeof text, "kms", "https://h:1", "eu-west-1");
     assert_string_equal(text, "https://h:1/");
-    kaws__arn_url(text, sizeof text, "https://h:1/", "eu-west-1");
+    kaws__arn_url(text, sizeof text, "kms", "https://h:1/", "eu-west-1");
     assert_string_equal(text, "https://h:1/");
 }
 

@@ -68,8 +68,10 @@ model_find(const both *b, const char *key_id, const char *user_id)
 static kaws__entry *
 find(const both *b, const char *key_id, const char *user_id)
 {
+    uint64_t hash;
+
     return kaws__table_find(&b->t, kaws__buf_of(key_id),
-                            kaws__buf_of(user_id));
+                            kaws__buf_of(user_id), &hash);
 }
 
 

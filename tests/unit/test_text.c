@@ -742,6 +742,54 @@ static const struct { kaws_bytes text; int64_t seconds; } http_dates[] = {
 #undef D
 
 
+/* RFC 3339 as AWS writes it, which is no date if it is cut; and what is none,
+ * be it by a byte. */
+static const struct { const char *text; int64_t seconds; } iso_dates[] = {
+    { "2026-11-27T08:32:38Z", 1795768358 },
+    { "2026-11-27T08:32:38.1Z", 1795768358 },
+    { "2026-11-27T08:32:38.123456789Z", 1795768358 },
+    { "2026-11-27T08:32:38+00:00", 1795768358 },
+    { "2026-11-27T08:32:38-00:00", 1795768358 },
+    { "2026-11-27T09:32:38+01:00", 1795768358 },
+    { "2026-11-27T02:02:38.5-06:30", 1795768358 },
+    { "1970-01-01T00:00:01Z", 1 }, { "9999-12-31T23:59:59Z", 253402300799 },
+    { "2024-02-29T00:00:00Z", 1709164800 }, { "2026-12-31T23:59:60Z",
+      1798761600 },
+    { "", 0 }, { "2026-11-27T08:32:38", 0 }, { "2026-11-27T08:32:38z", 0 },
+    { "2026-11-27T08:32:38ZZ", 0 }, { "2026-11-27T08:32:38Z ", 0 },
+    { "2026-11-27T08:32:38.", 0 }, { "2026-11-27T08:32:38.5", 0 },
+    { "2026-11-27T08:32:38+01:0", 0 }, { "2026-11-27T08:32:38+0100", 0 },
+    { "2026-11-27T08:32:38+01:00Z", 0 }, { "2026-11-27T08:32:38+24:00", 0 },
+    { "2026-11-27T08:32:38+01:60", 0 }, { "2026-11-27 08:32:38Z", 0 },
+    { "2026-11-27t08:32:38Z", 0 }, { "2026-02-29T00:00:00Z", 0 },
+    { "2026-00-27T08:32:38Z", 0 }, { "2026-13-27T08:32:38Z", 0 },
+    { "2026-11-00T08:32:38Z", 0 }, { "2026-11-31T08:32:38Z", 0 },
+    { "2026-11-27T24:00:00Z", 0 }, { "2026-11-27T08:60:00Z", 0 },
+    { "2026-11-27T08:32:61Z", 0 }, { "1969-11-27T08:32:38Z", 0 },
+    { "2026-11-27T08:32:3xZ", 0 }, { "+026-11-27T08:32:38Z", 0 },
+    { "02026-11-27T08:32:38Z", 0 }, { "20261127T083238Z", 0 }
+};
+
+
+static void
+test_iso_date(void **state)
+{
+    size_t i, n, len;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(iso_dates); i++) {
+        len = strlen(iso_dates[i].text);
+        for (n = iso_dates[i].seconds > 0 ? 0 : len; n <= len; n++) {
+            uint8_t *text = unit_exact(iso_dates[i].text, n);
+            int64_t got = kaws__text_iso_date(unit_bytes(text, n));
+            if (got != (n == len ? iso_dates[i].seconds : 0))
+                fail_msg("%.*s is %ld", (int)n, iso_dates[i].text, (long)got);
+            free(text);
+        }
+    }
+}
+
+
 static void
 test_http_date(void **state)
 {
@@ -781,7 +829,7 @@ main(void)
         cmocka_unit_test(test_number),
         cmocka_unit_test(test_each_day_is_a_date),
         cmocka_unit_test(test_amz_date_ends),
-        cmocka_unit_test(test_http_date)
+        cmocka_unit_test(test_http_date), cmocka_unit_test(test_iso_date)
     };
 
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);

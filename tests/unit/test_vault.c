@@ -833,6 +833,45 @@ test_all_wait_at_once(void **state)
 #endif
 
 
+/* ---- looking up --------------------------------------------------------- */
+
+/* A copy needs no lock, and the shield knows a key by the whole hash of its
+ * name. A name that is not free is still the caller's. */
+static void
+test_what_a_look_copies(void **state)
+{
+    static kaws__copy copy;
+    const kaws_name name = name_of("k", "owner");
+    struct world *w = *state;
+    const kaws__table *t = &w->ring->vault.table;
+    int cache;
+
+    OK(w, kaws_generate(w->ring, name, "AES", 32, &w->err));
+    for (cache = 0; cache < 2; cache++) {
+        kaws_use_cache(w->ring, cache);
+        memset(&copy, 0xff, sizeof copy);
+        OK(w, kaws__bind_name(name, &copy.record, &w->err));
+        OK(w, kaws__vault_look(&w->ring->vault, KAWS__TO_FETCH, &copy,
+                               &w->err));
+        assert_true(copy.id == (cache ? kaws__table_hash(t, kaws__buf_of("k"),
+                                kaws__buf_of("owner")) : 0));
+        assert_true(!cache || copy.id > UINT32_MAX);
+        assert_true(copy.generation == w->ring->vault.shield.generation);
+        assert_ptr_not_equal(copy.record.key_id.at, name.key_id);
+        assert_true(kaws__buf_same(copy.record.type, kaws__buf_of("AES")));
+        assert_string_equal(copy.sealed.kms_key_arn, FAKE_EAST);
+        assert_int_equal(copy.sealed.blob_len, copy.record.blob.len);
+        assert_memory_equal(copy.sealed.blob, copy.record.blob.at,
+                            copy.record.blob.len);
+    }
+    OK(w, kaws__bind_name(name, &copy.record, &w->err));
+    EXPECT(w, KAWS_EXISTS, "already there",
+           kaws__vault_look(&w->ring->vault, KAWS__TO_ADD, &copy, &w->err));
+    assert_ptr_equal(copy.record.key_id.at, name.key_id);
+    assert_int_equal(copy.record.type.len, 0);
+}
+
+
 /* ---- walking ------------------------------------------------------------ */
 
 static void
@@ -904,7 +943,7 @@ main(void)
         OPEN(test_opening_waits_for_a_change),
         OPEN(test_another_thread_holds_it), OPEN(test_all_wait_at_once),
 #endif
-        OPEN(test_walk)
+        OPEN(test_what_a_look_copies), OPEN(test_walk)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
