@@ -5,8 +5,10 @@
 #include "lock_order.h"
 #include "world.h"
 
+#if !defined(_WIN32)
 #include <signal.h>
 #include <sys/wait.h>
+#endif
 
 #define AWAY(w, ...) SAY(w, .times = 9999, __VA_ARGS__)
 #define QUIET(w) ((void)((w)->f.now_ms += KAWS__BREAKER_QUIET))
