@@ -10015,7 +10015,7 @@ kaws__breaker_way(const kaws_hooks *hooks, const char *ca_file)
     by.hooks.ticks_ms = hooks->ticks_ms;
     if (hooks->send != NULL || hooks->ticks_ms != kaws__sys_ticks_ms)
         by.hooks.ctx = hooks->ctx;
-    else if (ca_file != NULL)
+    if (hooks->send == NULL && ca_file != NULL)
         by.ca = kaws__buf_digest(kaws__buf_of(ca_file));
     return kaws__buf_digest((kaws_bytes){ (const uint8_t *)&by, sizeof by });
 }

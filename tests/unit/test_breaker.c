@@ -834,6 +834,10 @@ test_ways(void **state)
     assert_true(kaws__breaker_way(&built_in, "ca") != plain);
     assert_true(kaws__breaker_way(&built_in, "ca") ==
                 kaws__breaker_way(&mine, "ca"));
+    mine.ticks_ms = my_ticks;             /* a clock does not check TLS       */
+    assert_true(kaws__breaker_way(&mine, "ca") !=
+                kaws__breaker_way(&mine, "other ca"));
+    mine.ticks_ms = built_in.ticks_ms;
     mine.send = fake_send;
     assert_true(kaws__breaker_way(&mine, NULL) != plain);
     assert_true(kaws__breaker_way(&mine, NULL) !=
