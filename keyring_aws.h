@@ -10452,10 +10452,11 @@ kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
 }
 
 
-/* Reads the credentials, unless the program's hook gives them or there is no
- * conf file, and the ring may open without them. If the source fails, the ring
- * opens all the same, with a warning, because most of what it does needs no
- * credentials. */
+/* Reads the credentials. Without must_have_creds, does not ask the program's
+ * hook, and does nothing if there is neither a conf file nor "native". If the
+ * source fails, the ring opens all the same, with a warning, because most of
+ * what it does needs no credentials; with must_have_creds, it opens only if the
+ * source may be reached later. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
@@ -10647,7 +10648,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
                             .url = kaws__buf_digest(kaws__url_origin(c->url)),
                             .connect_ms = op->connect_timeout_ms,
                             .timeout_ms = op->timeout_ms };
-    if (op->connect_timeout_ms < KAWS__BREAKER_BRIEF)     /* to no one else   */
+    /* A brief connect timeout: only rings with the same one share the state. */
+    if (op->connect_timeout_ms < KAWS__BREAKER_BRIEF)
         c->pass.url += (uint64_t)op->connect_timeout_ms;
     kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
@@ -11067,7 +11069,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
         delay *= 2;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
     delay = (delay < most ? delay : most) * chance / 0xffff;
-    if (asked > delay)                    /* of all: let none come together   */
+    /* AWS asks all callers alike: the random part keeps them apart. */
+    if (asked > delay)
         delay += asked < 5000 ? asked : 5000;
     return delay;
 }

@@ -1883,7 +1883,7 @@ plug__keyring_answers(plug__guard_ring *ring)
 enum { PLUG__KEYRING_THROTTLED = 4 };   /* until its time was up             */
 
 
-/* KMS did not do something of these kinds. */
+/* Records that KMS failed to do something of these kinds (bits of unread). */
 static void
 plug__keyring_in_vain(plug__guard_ring *ring, unsigned kinds)
 {
@@ -2411,8 +2411,8 @@ static struct {
 
 /* The patience_ms hook: how long a call may still wait for KMS. Throttling does
  * not make KMS unreachable, but a start must not wait for it once per table. So
- * when the time is up, and one operation has been throttled until its own time
- * was up, the next are sent once, until KMS does one. */
+ * after the deadline, and after one operation that was throttled until its own
+ * time was up, each operation gets one attempt, until KMS carries one out. */
 static int
 plug__life_patience(void *ctx, const kaws_error *err)
 {
