@@ -1,8 +1,9 @@
 /* keyring_aws.h - v1.0.0 - a keyring protected by AWS KMS - BSD-2-Clause
  *
  * Stores small secrets, usually the keys of a database, in a local file. AWS
- * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
- * read a key back, one needs the file and the right to use the KMS key.
+ * KMS makes a key, or takes yours, and encrypts it; the file holds only KMS
+ * ciphertext. To read a key back, one needs the file and the right to use the
+ * KMS key.
  *
  * In ONE C file, best before any other include (section 3):
  *
@@ -287,8 +288,9 @@
  * 4.1  Credentials without a conf file
  *
  * With config.auth = "native" the conf file is not looked at. The ring takes
- * the first source that is configured when it opens. If that one fails, that is
- * the error: no other is asked, because its rights would be another role's.
+ * the first source that is configured when it opens. If that source fails, its
+ * error counts: no other source is asked, because that one would have the
+ * rights of a different role.
  *
  *     the profile       config.profile names it
  *     the environment   AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set,
@@ -301,20 +303,21 @@
  *                       what CloudTrail shows
  *     the container     AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI, as
  *                       ECS, EKS Pod Identity and Greengrass set them
- *     the instance      none of these, unless AWS_EC2_METADATA_DISABLED is
- *                       true: the role of the EC2 instance, by its metadata
- *                       service, version 2
+ *     the instance      if none of these is configured: the role of the EC2
+ *                       instance, by its metadata service, version 2; but not
+ *                       if AWS_EC2_METADATA_DISABLED is true
  *
  * A profile is read from two files of AWS's tools: config_file (or what
  * AWS_CONFIG_FILE names), where its section is [profile NAME] or [default], and
  * credentials_file (or AWS_SHARED_CREDENTIALS_FILE), where it is [NAME]. A file
  * that is not there is empty. No file is looked for in the user's folder (~),
- * so name the files. What both files say, the credentials file decides; but
- * keys of the one never get the token of the other. The keys are
- * aws_access_key_id, aws_secret_access_key and aws_session_token. A profile
- * that has role_arn, a login or a process in place of keys is refused. Room ini
- * has the grammar; what it does not have is refused, by line, and no value is
- * ever shown. Both files together may have 65535 bytes.
+ * so name the files. If both files have the same property, the credentials
+ * file's value counts; but its keys never get a token of the config file. The
+ * properties are aws_access_key_id, aws_secret_access_key and
+ * aws_session_token. A profile that has role_arn or a login is refused, and so
+ * is one that has a process and no keys. Room ini has the grammar; anything
+ * else is refused: the error names the line, and shows no value. Both files
+ * together may have 65535 bytes.
  *
  * STS is asked in the region that the KMS key is in when the ring opens, or at
  * config.sts_endpoint, over HTTPS as AWS KMS is, for 5 seconds at most. The
@@ -324,14 +327,14 @@
  * Container and instance are asked over HTTP: without a proxy, without
  * following redirects, each time over a connection of its own, for 2 seconds at
  * most. The host must be this machine or one of the addresses that AWS keeps
- * for this; a container's may be any with https. A token from
+ * for this; with https, the container's host may be any. A token from
  * AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is read again each time. For the
  * instance, AWS_EC2_METADATA_SERVICE_ENDPOINT, _MODE and
  * AWS_EC2_INSTANCE_PROFILE_NAME count, too. A source that cannot be reached is
  * asked again after a minute (or by kaws_reload_creds); until then each call
  * that needs it fails at once: NETWORK, or SERVICE. A caller with patience
- * (hooks.patience_ms) has it asked each second. What else is wrong with it is
- * CREDENTIALS.
+ * (hooks.patience_ms) has it asked each second. Any other failure of these
+ * sources is CREDENTIALS, or CONFIG if a variable is missing or wrong.
  *
  * The environment counts only if the process has no more rights than the one
  * that started it (setuid). A variable that is empty counts as not set. Each
@@ -559,12 +562,12 @@
  *                          and after; RotateKeyOnDemand between
  *
  * We speak HTTPS only, with TLS 1.2 or newer, verify certificates, and follow
- * no redirect. Plain HTTP is allowed to this machine alone. If the KMS key is
- * given as an ARN, requests go to the region in the ARN. An endpoint changes
- * the host of a request, never the region that it is signed for. The built-in
- * sender takes its proxy from the environment, as libcurl does for HTTPS
- * (https_proxy, all_proxy, no_proxy). It takes no CA file from there: use
- * ca_file.
+ * no redirect. Plain HTTP is allowed to this machine alone (and, to ask for
+ * credentials, to the addresses in section 4.1). If the KMS key is given as an
+ * ARN, requests go to the region in the ARN. An endpoint changes the host of a
+ * request, never the region that it is signed for. The built-in sender takes
+ * its proxy from the environment, as libcurl does for HTTPS (https_proxy,
+ * all_proxy, no_proxy). It takes no CA file from there: use ca_file.
  *
  * HTTP/1.1 matches replies to requests only by their order on a connection. If
  * a proxy or load balancer sent one reply too many, every later request would
@@ -1048,7 +1051,7 @@ typedef struct kaws_bytes {
  * Connection. POST and PUT have a body, which may be empty; GET and HEAD have
  * none. The body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
-    const char *url;              /* http: this machine, so use no proxy      */
+    const char *url;              /* if it begins with http:, use no proxy    */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
@@ -1176,7 +1179,7 @@ typedef struct kaws_hooks {
      * w->refused is 1, and credentials that the hook has kept are of no use
      * (section 4). We copy the strings at once; they must stay valid until the
      * hook is called again, or the ring is closed. No two threads call this
-     * hook at a time. NULL: conf_file. */
+     * hook at a time. NULL: what config.auth means. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1187,7 +1190,7 @@ typedef struct kaws_config {
     const char *accounts;         /* trusted: "111122223333,..."; NULL: own
                                    * (the manual, section 8)                  */
     const char *conf_file;        /* holds the credentials (section 4); NULL:
-                                   * there are none, or hooks.creds has them  */
+                                   * none, or hooks.creds or auth has them    */
     const char *auth;             /* "file": the conf file; "native": see the
                                    * manual, section 4.1. NULL: "file"        */
     const char *profile;          /* for native; NULL: AWS_PROFILE's          */
@@ -1198,8 +1201,8 @@ typedef struct kaws_config {
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
-    int         must_have_creds;  /* 1: do not open without credentials, but
-                                   * if their source cannot be reached now    */
+    int         must_have_creds;  /* 1: do not open without credentials, unless
+                                   * their source cannot be reached now       */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request; 0: see section 4           */
@@ -1221,12 +1224,14 @@ typedef struct kaws kaws;
  * same. That is right only at the first opening. With must_exist or read_only,
  * a missing file is refused and nothing is created: FILE, and err->os is
  * ENOENT. It checks the whole file, sends no KMS request, and copies the config
- * with its strings. It reads the conf file; if that fails, it logs a warning,
- * and the first KMS request reads it again. With must_have_creds it also asks
- * hooks.creds, if set, and fails if there are no credentials. *ring is NULL on
- * failure; otherwise free it with kaws_close. Without cfg->data_file there is
- * no keyring: see "AWS KMS without a data file" below. ARGUMENT, CONFIG,
- * CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+ * with its strings. It reads the conf file, or asks the source that config.auth
+ * means; if that fails, it logs a warning, and the first KMS request tries
+ * again. With must_have_creds it also asks hooks.creds, if set, and fails if
+ * there are no credentials, unless their source cannot be reached (section
+ * 4.1). *ring is NULL on failure; otherwise free it with kaws_close. Without
+ * cfg->data_file there is no keyring: see "AWS KMS without a data file" below.
+ * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
+ * MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -1371,11 +1376,11 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
  * 0: no key is kept. Changing the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
-/* Reads the conf file, or asks the source in its place, again. (The ring also
- * does so by itself: section 4.) On failure the old credentials stay in use:
- * CONFIG (a file, or the environment), CREDENTIALS (the hook, or a role),
- * NETWORK (a role's source, or another thread has been asking for timeout_ms),
- * SERVICE (a role's source). */
+/* Asks the source of the credentials again; the conf file, for example, is read
+ * again. (The ring also does so by itself: section 4.) On failure the old
+ * credentials stay in use: CONFIG (a file, or the environment), CREDENTIALS
+ * (the hook, or a role), NETWORK (a role's source, or another thread has been
+ * asking for timeout_ms), SERVICE (a role's source), MEMORY. */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* With which credentials, and where, the ring calls AWS KMS. */
@@ -1392,10 +1397,9 @@ typedef struct kaws_identity {
     char    endpoint[192];        /* where they go: "https://host[:port]/"    */
 } kaws_identity;
 
-/* Fills *out. No KMS request. If there are no credentials yet, it reads the
- * conf file or asks hooks.creds. If that fails, it returns the error, but still
- * fills in what it knows. ARGUMENT, CONFIG, CREDENTIALS, NETWORK (see
- * kaws_reload_creds). */
+/* Fills *out. No KMS request. If there are no credentials yet, it asks their
+ * source. If that fails, it returns the error, but still fills in what it
+ * knows. ARGUMENT, and the errors of kaws_reload_creds. */
 KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
                                  kaws_error *err);
 
@@ -1756,8 +1760,8 @@ kaws__sys_env(const char *name)
 }
 
 
-/* The same, unless this process has rights that the one that started it does
- * not have (setuid): then the environment is that of a stranger. */
+/* The same, but NULL if this process has more rights than the one that started
+ * it (setuid): then a stranger may have set the environment. */
 static const char *
 kaws__sys_own_env(const char *name)
 {
@@ -4786,18 +4790,18 @@ kaws__json_number(kaws__buf *out, size_t value)
  * Gives: xml_read
  *
  * A reply of STS is a tree of elements, of which a few leaves are wanted. The
- * reader is a cursor that walks the elements once, as that of room json: it
- * neither recurses nor allocates, keeps the open elements in an array, decodes
- * the text of a wanted leaf in place, and hands out views. It takes the XML
- * that STS sends and refuses the rest, above all a DOCTYPE, and so all that
- * entities can do.
+ * reader is a cursor that walks the elements once, as in room json: it neither
+ * recurses nor allocates, keeps the open elements in an array, decodes the text
+ * of a wanted leaf in place, and hands out views. It accepts the XML that STS
+ * sends, and refuses the rest: above all a DOCTYPE, so no reply can define
+ * entities of its own.
  */
 
 #define KAWS__XML_DEPTH 16        /* of elements that are open                */
 
 typedef struct kaws__xml {
     uint8_t    *at, *end;
-    const char *bad;              /* what is wrong at `at`; NULL while well   */
+    const char *bad;              /* what is wrong at `at`; NULL: nothing     */
     int         depth;
     kaws_bytes  open[KAWS__XML_DEPTH];
 } kaws__xml;
@@ -4839,7 +4843,8 @@ kaws__xml_name(kaws__xml *x, kaws_bytes *name)
 }
 
 
-/* What an entity stands for, at its &; it is passed. */
+/* Reads the entity at x->at, and moves past it. *out is the byte that it stands
+ * for. */
 static int
 kaws__xml_entity(kaws__xml *x, uint8_t *out)
 {
@@ -4945,9 +4950,9 @@ kaws__xml_element(kaws__xml *x, kaws__member *want, size_t count)
 }
 
 
-/* Reads one document and nothing after it. Of the wanted leaves, each comes at
- * most once. Returns NULL, or what is wrong, and where in *offset. The text is
- * changed in place, and the views point into it. */
+/* Reads one document; nothing may follow it. Each wanted leaf may come once at
+ * most. Returns NULL, or what is wrong; *offset says where. The text is changed
+ * in place, and the views point into it. */
 static const char *
 kaws__xml_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                size_t *offset)
@@ -5002,9 +5007,9 @@ kaws__xml_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
  * Gives: ini_trim ini_next
  *
  * A file has sections, [head], and in them properties, `name = value`. AWS's
- * SDKs differ in what else they take. This reader takes what they agree on and,
- * where they do not, what loses nothing; the rest it refuses, by line and never
- * by a piece of a value.
+ * SDKs differ in what else they accept. This reader accepts what they agree on
+ * and, where they differ, what loses nothing. It refuses the rest: the error
+ * names the line, and shows no piece of a value.
  *
  *     # or ; in the first column    a comment
  *     blank, then # or ;            a comment behind a head or a value; in
@@ -5015,8 +5020,8 @@ kaws__xml_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
  *     quotes, %, :                  mean nothing
  *
  * It is a cursor over the text: it neither recurses, allocates, nor changes the
- * text, and what it finds are views. Who asks decides which section counts, and
- * what if one, or a name in it, comes twice.
+ * text, and what it finds are views. The caller decides which section counts,
+ * and what it means if a section, or a name in it, comes twice.
  */
 
 enum { KAWS__INI_END, KAWS__INI_HEAD, KAWS__INI_PROPERTY };
@@ -5025,7 +5030,7 @@ typedef struct kaws__ini {
     kaws_bytes  left;             /* the text from here on                    */
     int         line;             /* number of the line that was read last    */
     int         headed;           /* there was a head                         */
-    const char *bad;              /* what is wrong there; NULL while well     */
+    const char *bad;              /* what is wrong there; NULL: nothing       */
     kaws_bytes  name;             /* of the property, or what is in [ ]       */
     kaws_bytes  value;
 } kaws__ini;
@@ -5065,8 +5070,8 @@ kaws__ini_trim(const uint8_t *at, const uint8_t *end)
 }
 
 
-/* Takes the next line that has something, with the blanks before it and without
- * its end. 0: there is none. */
+/* Takes the next line that is neither blank nor a comment, with the blanks
+ * before it, without its line end. 0: there is none, or it has a zero byte. */
 static int
 kaws__ini_take(kaws__ini *ini, kaws_bytes *line)
 {
@@ -5141,8 +5146,9 @@ kaws__ini_property(kaws__ini *ini, kaws_bytes line)
 }
 
 
-/* Finds the next head or property. At the end, ini->bad says whether it is one.
- * Only `left` has to be set before. */
+/* Finds the next head or property. KAWS__INI_END: ini->bad says what is wrong,
+ * or is NULL if the text has ended. Before the first call, all members but
+ * `left` are zero. */
 static int
 kaws__ini_next(kaws__ini *ini)
 {
