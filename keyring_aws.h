@@ -5891,7 +5891,7 @@ kaws__url_proxy_ok(const char *proxy)
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
- * like an outage. If no_proxy is set, only warns: the proxy may not be used.
+ * like an outage. If no_proxy is set, only warns: libcurl may bypass the proxy.
  * The proxy's URL may hold a password, so the message names the variable only.
  * *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
@@ -6929,7 +6929,7 @@ typedef struct kaws__sources {
 struct kaws__source {
     const char *name;             /* as messages call it                      */
     kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
-    int         remote;           /* that it cannot be reached is remembered  */
+    int         remote;           /* asked over HTTP: an outage is remembered */
 };
 
 
@@ -6986,8 +6986,8 @@ kaws__sources_lacks(const kaws_bytes found[3], int *part)
 }
 
 
-/* Returns NULL, or what is wrong with the part *part of all that were found,
- * and sets what stands between the two. */
+/* Checks each part, and then all together. Returns NULL, or what is wrong with
+ * part *part. A message puts *between after the part's name. */
 static const char *
 kaws__sources_judge(const kaws_bytes found[3], int *part, const char **between)
 {
@@ -7327,28 +7327,28 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  * Uses: sys thread disk err mem buf text json xml ini sigv4 url http sources
  * Gives: native_path native_open
  *
- * A row of the table below has whether the source is configured, and what fills
- * in the credentials or says why there are none. The first row that is
- * configured when the ring opens is the ring's source; no later row is asked,
- * even if that one fails. With the conf file, or the program's hook, no
- * function of this room runs, but the one that looks at config.auth.
+ * A row of the table below has two functions: one says whether the source is
+ * configured; the other fills in the credentials, or says why there are none.
+ * The first row that is configured when the ring opens is the ring's source; no
+ * later row is asked, even if that one fails. If the source is the conf file or
+ * the program's hook, this room does nothing.
  *
- * A reading takes up to 64 KiB, in pages of its own, which are locked like
- * those of the credentials, and wiped when the credentials were copied out. Who
- * asks over HTTP tells a secret to the one that answers: url_wrong says who
- * may.
+ * A reading takes 88 KiB, in pages of its own. They are locked like those of
+ * the credentials, and wiped once the credentials have been copied out. A
+ * request over HTTP may tell a secret to the host that answers, so
+ * native_url_wrong says which hosts may be asked.
  *
  * A profile is what the config file and the credentials file say of one name.
- * What both say, the credentials file decides; but its keys are never put
- * together with a token of the config file.
+ * If both have a property, the credentials file's counts; but its keys are
+ * never put together with a token of the config file.
  */
 
 #define KAWS__NATIVE_ROOM 65536   /* bytes of both files, or of a reply       */
-#define KAWS__NATIVE_LINE 24576   /* and, in front, of a header line or a form*/
+#define KAWS__NATIVE_LINE 24576   /* in front: a header line, or STS's form   */
 #define KAWS__NATIVE_TOKEN 20000  /* bytes of a web identity's token          */
 #define KAWS__NATIVE_ALL  (KAWS__NATIVE_ROOM + KAWS__NATIVE_LINE)
 #define KAWS__NATIVE_URL   1024
-#define KAWS__NATIVE_MS    1000   /* to connect, and again for the reply      */
+#define KAWS__NATIVE_MS    1000   /* to connect; in all 2 of these, for STS 5 */
 
 enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
 
@@ -7399,8 +7399,8 @@ kaws__native_end(kaws__native *n)
 
 /* ---- the environment ---------------------------------------------------- */
 
-/* A secret without an id is half a pair, too: the administrator meant this
- * source. */
+/* A secret without an id counts, too: the administrator meant this source, and
+ * half a pair is an error. */
 static int
 kaws__native_env_has(kaws__native *n)
 {
@@ -7434,9 +7434,9 @@ kaws__native_env_fill(kaws__native *n, kaws_error *err)
 enum { KAWS__KEYS = 3, KAWS__OTHER_WAYS = 4, KAWS__PROCESS = 8,
        KAWS__PROPERTIES };
 
-/* What is looked for in a profile. Its keys come first, then what would lead to
- * credentials in another way and goes before keys, as it does in AWS's tools;
- * and last what comes after keys. */
+/* The properties of a profile that we look for. First its keys; then other ways
+ * to credentials, which AWS's tools prefer to keys, so we refuse the profile
+ * even if it has keys; last the way that they use only if there are no keys. */
 static const char *const kaws__native_names[KAWS__PROPERTIES] = {
     "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
     "aws_security_token", "role_arn", "sso_session", "sso_start_url",
@@ -7448,7 +7448,7 @@ static const char *const kaws__native_files[] = { "the config file",
 
 
 /* The name of a file, or NULL. The environment is asked each time, because a
- * program may change it, and frees what it had before. */
+ * program may change it, and a change may free the old name. */
 static const char *
 kaws__native_path(const kaws__sources *s, int file)
 {
@@ -7471,8 +7471,9 @@ kaws__native_called(const kaws__sources *s)
 }
 
 
-/* Whether a section is the profile's: 0: no; 1: yes; 2: yes, and a section that
- * is so by 1 does not count beside it. *bad: what is wrong with the head. */
+/* Is the section the profile's? 0: no; 1: yes; 2: yes, and the file's sections
+ * of rank 1 then do not count ([profile default] beats [default]). *bad: what
+ * is wrong with the head. */
 static int
 kaws__native_rank(kaws_bytes head, int file, kaws_bytes profile,
                   const char **bad)
@@ -7525,7 +7526,7 @@ kaws__native_parse(kaws_bytes text, int file, kaws_bytes profile,
 }
 
 
-/* Reads a file to where the room is free. One that is not there is empty. */
+/* Reads a file into the free part of the room. Returns 0 or an errno. */
 static int
 kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
                   kaws__stat *st)
@@ -7547,7 +7548,7 @@ kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
 
 /* Reads what one file says of the profile, and warns of a file that others may
  * change, or that has keys that others may read. A config file without keys may
- * be read by all. */
+ * be read by all. A file that is not there counts as empty. */
 static kaws_status
 kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
 {
@@ -7625,7 +7626,7 @@ kaws__native_named(kaws__native *n)
 
 
 /* The profile that AWS_PROFILE names; or `default`, if a file has it. A file
- * that cannot be read may have it, so it is configured, and fails. */
+ * that cannot be read may have it: then the source is configured, and fails. */
 static int
 kaws__native_usual(kaws__native *n)
 {
@@ -7690,9 +7691,10 @@ kaws__native_profile_fill(kaws__native *n, kaws_error *err)
 
 /* ---- what is asked over HTTP --------------------------------------------- */
 
-/* Returns NULL, or why no secret may be asked for at that URL. Plain HTTP goes
- * to this machine, or to the addresses of AWS's own that never leave it; each
- * is compared whole. `tls`: https may go anywhere. */
+/* Returns NULL, or why no secret may be asked for at that URL. The host must be
+ * this machine, or an address that AWS keeps for this and that is reached
+ * without leaving the machine. Hosts are compared whole. `tls`: https may go to
+ * any host. */
 static const char *
 kaws__native_url_wrong(const char *url, int tls)
 {
@@ -8050,8 +8052,8 @@ kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
     if (!kaws__native_header(n, "Authorization: ", token))
         return kaws__err_set(err, KAWS_CREDENTIALS, "what %s holds cannot be "
                              "the token for the container's credentials: it is "
-                             "empty, not one line of ASCII, or longer than 8100"
-                             " bytes", shown);
+                             "empty, not one line of ASCII, or longer than "
+                             "24560 bytes", shown);
     a->header = (const char *)n->line;
     a->secret = kaws__buf_of(a->header + strlen("Authorization: "));
     return KAWS_OK;
@@ -8097,8 +8099,8 @@ kaws__native_instance_has(kaws__native *n)
 }
 
 
-/* The first line of the list, or what the environment says: the role's name, as
- * IAM allows it. */
+/* Gets the role's name from the environment, or from the first line of the list
+ * that the instance gives. It may hold only what IAM allows in a name. */
 static kaws_status
 kaws__native_instance_role(kaws__native *n, kaws__asked *a, char role[129],
                            kaws_error *err)
@@ -8534,7 +8536,8 @@ kaws__creds_remembers(const kaws__creds *c)
 }
 
 
-/* Forgets that, because the caller waits for nothing else. */
+/* Forgets that the source could not be reached: the caller waits for nothing
+ * else, and asks it again. */
 static void
 kaws__creds_forget(kaws__creds *c)
 {
@@ -8969,7 +8972,7 @@ kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
  * it the own one either, because others may write the data file. (Only if the
  * settings name no KMS key does the account that all entries share become the
  * own one.) Only if there is neither list nor entry is the first reply
- * believed, and that is logged.
+ * believed; if there is a data file, that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
@@ -10027,8 +10030,8 @@ kaws__breaker_way(const kaws_hooks *hooks, const char *ca_file)
 }
 
 
-/* Locks the state, until breaker_leave. A forked child begins with none, also
- * of the ways of its parent's rings. */
+/* Locks the state, until breaker_leave. A forked child begins with no state: no
+ * hosts, and none of the ways of its parent's rings. */
 static void
 kaws__breaker_enter(void)
 {
@@ -10059,8 +10062,8 @@ kaws__breaker_join(kaws__way *way, const kaws_hooks *hooks, const char *ca_file)
 }
 
 
-/* A ring is closed. The last one of its way, if that depends on hooks, takes
- * with it what is known of its hosts. */
+/* A ring is closed. If its way depends on hooks, and it was the last ring of
+ * that way, forgets what is known of its hosts. */
 static void
 kaws__breaker_part(kaws__way *way, const kaws_hooks *hooks)
 {
@@ -10223,7 +10226,7 @@ kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
 /* The call is over. `attempts` of it were in vain; 0: its outcome says nothing
  * about the host. `failed`: it fails with NETWORK or SERVICE. If it was a probe
  * that learned nothing, the next call may be a probe at once; but if the probe
- * failed, calls with a brief timeout wait for one more pause. */
+ * failed, calls with a brief timeout wait for 0.25 s. */
 static void
 kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
                   const kaws_error *err)
