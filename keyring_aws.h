@@ -8146,7 +8146,7 @@ kaws__native_instance_fill(kaws__native *n, kaws_error *err)
                       "seconds: 60", .hint = "; is this an EC2 instance? In a "
                       "container on one, its hop limit has to be 2" };
     const char *wrong;
-    char role[129];
+    char role[129] = "";
     kaws_reply r;
     kaws_status status;
     int len;
