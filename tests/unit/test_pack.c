@@ -240,7 +240,7 @@ test_cut_or_longer_bytes_are_refused(void **state)
 
     (void)state;
     for (len = 0; len < GOLDEN_LEN; len++)
-        not_unpacked(bytes, len, len < FIXED ? "are none" : "cut off");
+        not_unpacked(bytes, len, len < FIXED ? "are not one" : "cut off");
     for (len = GOLDEN_LEN + 1; len <= sizeof bytes; len++)
         not_unpacked(bytes, len, "bytes behind its end");
     memcpy(bytes + GOLDEN_LEN, GOLDEN, GOLDEN_LEN);
@@ -254,8 +254,8 @@ test_bad_bytes_are_not_unpacked(void **state)
 {
     static const struct { size_t at; const char *is; size_t len;
                           const char *words; } rows[] = {
-        { 0, "k", 1, "are none" }, { 7, "\0", 1, "are none" },
-        { 4, "RING", 4, "are none" },
+        { 0, "k", 1, "are not one" }, { 7, "\0", 1, "are not one" },
+        { 4, "RING", 4, "are not one" },
         { 8, "\2", 1, "version 2," }, { 8, "\0", 1, "version 0," },
         { 8, "\1\1", 2, "version 257," },
         { 8, "\xff\xff", 2, "version 65535, and this keyring_aws knows version "
@@ -280,7 +280,7 @@ test_bad_bytes_are_not_unpacked(void **state)
         memcpy(bytes + rows[i].at, rows[i].is, rows[i].len);
         not_unpacked(bytes, GOLDEN_LEN, rows[i].words);
     }
-    not_unpacked(NULL, 0, "are none");
+    not_unpacked(NULL, 0, "are not one");
     assert_int_equal(kaws_sealed_unpack(unit_bytes(NULL, 99), &v, NULL),
                      KAWS_ARGUMENT);
     assert_int_equal(kaws_sealed_unpack(unit_bytes(GOLDEN, GOLDEN_LEN), NULL,
