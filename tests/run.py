@@ -21,7 +21,7 @@ TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILT = os.path.join(TOP, "build", "tests")
 LOGS = os.path.join(BUILT, "logs")
 LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
-# Rooms that read what others wrote, and BearSSL: a value that was never set is not for ASan to find.
+# Rooms that read what others wrote, and BearSSL: valgrind finds values that were never set.
 CHECKED = "crypto json xml ini url head sources native arn pack file trust".split()
 PATIENCE = 4 * 3600 if LONG else 1500
 
