@@ -2239,8 +2239,9 @@ kaws__thread_mutex_init(pthread_mutex_t *mutex)
 
     if (os != 0)
         return os;
-#if defined(PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP)
-    (void)pthread_mutexattr_settype(&how, PTHREAD_MUTEX_ADAPTIVE_NP);
+#if defined(__GLIBC__)
+    (void)pthread_mutexattr_settype(&how, 3);     /* ..._ADAPTIVE_NP, whether
+                                                   * a header hid it or not   */
 #endif
     os = pthread_mutex_init(mutex, &how);
     pthread_mutexattr_destroy(&how);
@@ -13731,7 +13732,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
     const kaws__slot *slots = t->slots;
 
     *hash = kaws__table_hash(t, key_id, user_id);
-    for (i = *hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
+    for (i = (size_t)*hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
         if (slots[i].hash == (uint32_t)*hash &&
             kaws__store_is_named((const uint8_t *)slots[i].entry, key_id,
                                  user_id))
