@@ -60,17 +60,22 @@ def crowd(url: str, rounds: int, calls: int) -> tuple[Medians, int]:
     return Medians(lines), connections[1] - connections[0] - 1      # our own question is one
 
 
+WHY_AT_ONCE = ("no lock is contended; a fetch takes 251,000 instructions, a bare POST 99,000, and "
+               "of the rest half is the signature and a fifth the new handle")
+WHY_KEPT = "two mutexes are taken for each fetch, and their cache lines move between the cores"
+
+
 @part
 def fetch_16_threads(kms: Canned, shared: dict) -> list[Row]:
     rows = []
     for text, url, calls, goal in (("KMS takes 5 ms", kms.after_5, 40, "0.95x, 0 opened"),
-                                   ("KMS answers at once", kms.at_once, times(400, 40), "")):
+                                   ("KMS answers at once", kms.at_once, times(400, 40), "0.8x")):
         got, opened = crowd(url, times(15, 2), calls)
         ratio = got["ours"] / got["bare"]
         rows.append(Row(f"fetch, 16 threads, {text}", f"{got['ours']:,.0f}/s",
                         f"{got['bare']:,.0f}/s, 16 bare handles",
                         f"{fold(ratio)}; {opened} opened later", goal,
-                        (ratio >= 0.95 and opened == 0) if goal else None))
+                        opened == 0 and ratio >= float(goal[:4].rstrip("x")), WHY_AT_ONCE))
     return rows
 
 
@@ -83,7 +88,7 @@ def kept(kms: Canned, shared: dict) -> list[Row]:
                 got["cpu"] <= 2),
             Row("fetch from the shield, 16 threads", f"{got['sixteen']:,.0f}/s",
                 f"{got['one']:,.0f}/s, one thread", f"{fold(ratio)}, with {cores} cores",
-                "10x, or 0.8x the cores", ratio >= min(10, 0.8 * cores))]
+                "10x, or 0.8x the cores", ratio >= min(10, 0.8 * cores), WHY_KEPT)]
 
 
 def botocore_us(rounds: int) -> float:
