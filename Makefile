@@ -36,7 +36,7 @@ KINDS = asan tsan plain
 HOSTS = $(KINDS:%=$T/%/host_57) $(KINDS:%=$T/%/host_80) $T/asan/host_unknown
 PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
         $(KINDS:%=$T/%/keyring_aws.so) $(HOSTS) $T/hosts/oracle \
-        $T/hosts/driver $(FUZZ:%=$T/fuzz/%)
+        $T/hosts/driver $(FUZZ:%=$T/fuzz/%) $(KINDS:%=$T/%/component_host)
 
 all: build/keyring_aws.so
 
@@ -85,8 +85,8 @@ build/keyring_aws.so: keyring_aws_plugin.c $(HEADER) | need-build
 $(PROVE): $(HEADER) $(wildcard tests/unit/*.h tests/fault/*.h fuzz/*.h) \
           | need-test
 
-LINK = @mkdir -p $(@D); echo "  $@"; \
-       $(or $(BY),gcc) $(STRICT) $1 -o $@ $(filter %.c,$^) $(BEARSSL) -lcurl
+LINK = @mkdir -p $(@D); echo "  $@"; $(or $(BY),gcc) $(STRICT) $1 -o $@ \
+       $(filter %.c,$(or $2,$^)) $(BEARSSL) -lcurl
 
 $T/%: tests/%.c
 	$(call LINK,$(ASAN)) -lcmocka
@@ -99,17 +99,20 @@ $T/tsan/%: tests/fault/%.c
 	$(call LINK,$(TSAN)) -lcmocka
 
 $T/fuzz/%: fuzz/%.c fuzz/main.c
-	$(call LINK,$(ASAN))
-
+	$(call LINK,$(ASAN),$< fuzz/main.c)
 build/fuzz/%: BY = clang
+build/fuzz/%: BEARSSL = -l:libbearssl.a
 build/fuzz/%: fuzz/%.c $(HEADER) $(wildcard fuzz/*.h)
-	$(call LINK,$(ASAN) -fsanitize=fuzzer)
+	$(call LINK,$(ASAN) -fsanitize=fuzzer,$<)
+$T/fuzz/fuzz_config build/fuzz/fuzz_config: keyring_aws_plugin.c
 
 $T/%/keyring_aws.so: keyring_aws_plugin.c
 	$(call LINK,$(KIND) -shared -fPIC -fvisibility=hidden)
 
 $(HOSTS): tests/hosts/plugin_host.c
 	$(call LINK,$(KIND) -rdynamic -D$(shell echo $(@F) | tr a-z A-Z)) -ldl
+$T/%/component_host: tests/hosts/component_host.c
+	$(call LINK,$(KIND) $(if $(findstring plain,$@),,-rdynamic)) -ldl
 
 clean:
 	rm -rf build

@@ -87,6 +87,13 @@
  *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
+ *     multi-region key  a KMS key that exists in several regions, with one id
+ *                       (mrk-...) and one key material; AWS calls one of them
+ *                       the primary key, and the others replicas
+ *     home              the region in a KMS key's ARN
+ *     failover region   a region of the list config.failover_regions
+ *     route             home, and then the failover regions that may answer in
+ *                       its place (section 8.1)
  *     trusted account   an AWS account whose KMS keys the ring will use
  *     own account       the trusted account that the ring learns (section 8)
  *     operation         all KMS requests that one library call makes
@@ -138,6 +145,7 @@
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
+ *     kaws__route_choose (route): which region may be asked?
  *     kaws__breaker_ask (breaker): is the host known not to answer?
  *     kaws__creds_signer (creds): lends the day's signing key
  *     kaws__sigv4_authorize (sigv4): signs the request
@@ -203,12 +211,13 @@
  * unreachable, or if a reply repeats a request id. There are up to 3 attempts,
  * with random pauses that grow. Attempts that KMS throttles are not counted:
  * they go on, after random pauses of up to 1 s, for as long as timeout_ms
- * allows. max_attempts, if it is set, bounds all attempts; then the pauses grow
- * up to 20 s. If KMS asks for a longer pause (x-amz-retry-after), it gets up to
- * 5 s, and our random pause follows. Two more attempts are made at once and are
- * never counted. The first follows if AWS refuses the signature and its Date
- * header shows that our clock is wrong by more than 4 minutes. The second
- * follows if AWS refuses the credentials and their source has newer ones.
+ * allows. max_attempts, if it is set, bounds all attempts (with one exception
+ * in section 8.1); then the pauses grow up to 20 s. If KMS asks for a longer
+ * pause (x-amz-retry-after), it gets up to 5 s, and our random pause follows.
+ * Two more attempts are made at once and are never counted. The first follows
+ * if AWS refuses the signature and its Date header shows that our clock is
+ * wrong by more than 4 minutes. The second follows if AWS refuses the
+ * credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -230,14 +239,18 @@
  * stays unreachable: then raise connect_timeout_ms.) Some failures prove
  * nothing: those of cancelled calls; those of attempts that had less than half
  * a second for the reply, and used it up; and those of calls that began before
- * the last reply came. Rings with different ca_files, or with different hooks
- * `send` or `ticks_ms`, share nothing, and when the last ring with such hooks
- * is closed, what it knew is forgotten. Rings share nothing either if one of
- * them lets connecting take less than half a second, unless both let it take
- * the same time. With KEYRING_AWS_STATIC each implementation in a program has a
- * state of its own. A forked child begins with none. The log gets a warning for
- * an outage, and a note when it ends; but only for one outage in 10 s for each
- * host, and the next warning says how many outages got no line.
+ * the last reply came. Rings with different ca_files or proxies, or with
+ * different hooks `send` or `ticks_ms`, share nothing, and when the last ring
+ * with such hooks is closed, what it knew is forgotten. Rings share nothing
+ * either if one of them lets connecting take less than half a second, unless
+ * both let it take the same time. With KEYRING_AWS_STATIC each implementation
+ * in a program has a state of its own. A forked child begins with none. The log
+ * gets a warning for an outage, and a note when it ends; but only for one
+ * outage in 10 s for each host, and the next warning says how many outages got
+ * no line.
+ *
+ * A call for a multi-region key may go to another region in place of failing:
+ * see section 8.1. It waits, or fails, only if no region of its route answers.
  *
  * A program that cannot work without its keys, such as a server that is
  * starting, sets hooks.patience_ms. The hook says how much longer calls may
@@ -245,7 +258,8 @@
  * is retried about once a second, whatever max_attempts says, and each attempt
  * gets a new timeout_ms. While the host is unreachable, calls wait for it in
  * place of failing at once, and one at a time is sent as a probe. So an
- * operation ends at the latest one timeout_ms after the hook's time is up. A
+ * operation ends at the latest one timeout_ms after the hook's time is up. If
+ * the hook returns INT_MIN, the operation ends at its first failed attempt. A
  * definite error (DENIED, for example) ends it at once, as always.
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
@@ -257,11 +271,11 @@
  *
  * The credentials have one source: hooks.creds if it is set, else the conf file
  * or, with config.auth = "native", what section 4.1 says. Only a call that asks
- * AWS KMS needs them. So a ring opens without them, with a warning if there is
- * a file that cannot be read. Each call that needs them then asks the source
+ * AWS KMS needs them. So a ring opens without them, with a warning if a source
+ * that is configured gives none. Each call that needs them then asks the source
  * again, and fails if the source still has none: CREDENTIALS for the hook,
- * CONFIG for a file or the environment. (With config.must_have_creds, kaws_open
- * itself fails.)
+ * CONFIG for the conf file; for the others see section 4.1. (With
+ * config.must_have_creds, kaws_open itself fails.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
  * their life if that is shorter. One call asks the source; the others go on
@@ -283,6 +297,9 @@
  * have names, lines with other names. We refuse anything else that cannot be
  * part of an AWS value; the error names its line and column. We also refuse an
  * id that begins with ASIA without a token, because such an id is temporary.
+ * The conf file may also be the settings file of MySQL's keyring component, a
+ * JSON object: then the credentials are in its object aws_authentication, as
+ * access_key_id, access_key_secret and, if there is one, session_token.
  *
  *
  * 4.1  Credentials without a conf file
@@ -297,6 +314,8 @@
  *                       and AWS_SESSION_TOKEN, if there is one; one of the
  *                       first two alone is an error
  *     the profile       AWS_PROFILE names it; or `default`, if a file has it
+ *                       or cannot be read, or if a file that config_file or
+ *                       credentials_file names is missing
  *     the web identity  AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN (IRSA):
  *                       AWS STS gives the role's credentials for the token in
  *                       that file. AWS_ROLE_SESSION_NAME, else keyring_aws, is
@@ -312,33 +331,64 @@
  * credentials_file (or AWS_SHARED_CREDENTIALS_FILE), where it is [NAME]. A file
  * that is not there is empty. No file is looked for in the user's folder (~),
  * so name the files. If both files have the same property, the credentials
- * file's value counts; but its keys never get a token of the config file. The
- * properties are aws_access_key_id, aws_secret_access_key and
- * aws_session_token. A profile that has role_arn or a login is refused, and so
- * is one that has a process and no keys. Room ini has the grammar; anything
- * else is refused: the error names the line, and shows no value. Both files
- * together may have 65535 bytes.
+ * file's value counts; but its keys never get a token of the config file. Room
+ * ini has the grammar; anything else is refused: the error names the line, and
+ * shows no value. Both files together may have 65535 bytes. Inside a profile,
+ * the first of these counts:
  *
- * STS is asked in the region that the KMS key is in when the ring opens, or at
- * config.sts_endpoint, over HTTPS as AWS KMS is, for 5 seconds at most. The
- * request is not signed: the token, of 20000 bytes at most, is the proof, and
- * is read again each time.
+ *     role_arn, and web_identity_token_file       as the web identity above
+ *     role_arn, and one of source_profile and     the role, assumed with the
+ *       credential_source                         credentials that these have
+ *     sso_..., login_session                      refused: for people
+ *     aws_access_key_id, aws_secret_access_key,   these keys
+ *       aws_session_token
+ *     credential_process                          what that program prints
+ *
+ * A role may have role_session_name, duration_seconds and (not with a token
+ * file) external_id.
+ * credential_source is Environment, EcsContainer or Ec2InstanceMetadata. A
+ * source_profile that has keys ends the chain; up to five roles may follow each
+ * other, and none may lead back.
+ *
+ * The program of credential_process is run without a shell. Its words are split
+ * as a POSIX shell does, and nothing is expanded. It must be named by its full
+ * path, belong to root or to our user, and nobody else may write to it, nor to
+ * the file that names it. It must print one JSON object: Version (the number
+ * 1), AccessKeyId, SecretAccessKey and, for temporary credentials, SessionToken
+ * and Expiration. It may take what is left of the call's time (half of that,
+ * while the old credentials live), and print 65535 bytes. When it ends, or is
+ * killed because its time is up, all that it started in its process group is
+ * killed. What it prints is never shown. On Windows no program is run.
+ *
+ * With config.role_arn, the credentials of any source, even those of the conf
+ * file or the hook, are used for one thing only: to assume that role.
+ * role_external_id and role_session_name (or else keyring_aws) go with it.
+ *
+ * STS is asked in the region of the KMS key, over HTTPS as AWS KMS is; or at
+ * config.sts_endpoint, which must be in that region. It is asked for 5 seconds
+ * at most each time, and up to three times if it is busy, or if the next
+ * attempt may do better. For a web identity the request is not signed: the
+ * token, of 20000 bytes at most, is the proof, and is read again each time.
  *
  * Container and instance are asked over HTTP: without a proxy, without
- * following redirects, each time over a connection of its own, for 2 seconds at
- * most. The host must be this machine or one of the addresses that AWS keeps
- * for this; with https, the container's host may be any. A token from
+ * following redirects, each time over a connection of its own. A request takes
+ * 2 seconds at most, and the instance needs three. The host must be this
+ * machine or one of the addresses that AWS keeps for this; with https, the
+ * container's host may be any. A token from
  * AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is read again each time. For the
  * instance, AWS_EC2_METADATA_SERVICE_ENDPOINT, _MODE and
- * AWS_EC2_INSTANCE_PROFILE_NAME count, too. A source that cannot be reached is
- * asked again after a minute (or by kaws_reload_creds); until then each call
- * that needs it fails at once: NETWORK, or SERVICE. A caller with patience
- * (hooks.patience_ms) has it asked each second. Any other failure of these
- * sources is CREDENTIALS, or CONFIG if a variable is missing or wrong.
+ * AWS_EC2_INSTANCE_PROFILE_NAME count, too. A source that cannot be reached, or
+ * a program that fails, is asked again after a minute (or by
+ * kaws_reload_creds); until then each call that needs it fails at once, with
+ * NETWORK or SERVICE. A caller with patience (hooks.patience_ms) has it asked
+ * each second. Any other failure of these sources is CREDENTIALS, or CONFIG if
+ * a variable, a property or a file is missing or wrong.
  *
  * The environment counts only if the process has no more rights than the one
- * that started it (setuid). A variable that is empty counts as not set. Each
- * change of the credentials is a note (KAWS-165): their source, the last four
+ * that started it (setuid, file capabilities); if it has, a program that we
+ * start gets no environment but a PATH. A variable that is empty counts as not
+ * set. Each change of the credentials is a note (KAWS-165): their source, whose
+ * they are (a role's ARN, or an account, if the source tells), the last four
  * characters of the access key id, and when they expire. When AWS refuses them,
  * the source is read again, as the conf file is.
  *
@@ -386,7 +436,9 @@
  * registers may hold pieces of a key. We cannot promise that registers, the
  * kernel's buffers or a debugger hold no copy, nor that libcurl wipes all
  * memory that it frees: it may leave a piece of a key after a transfer that
- * failed, and of the session token after any transfer.
+ * failed, and of the session token, of a web identity's token, or of a proxy's
+ * user and password, after any transfer. (The ring needs config.proxy as it is,
+ * so that stays in ordinary memory until the ring is closed.)
  *
  *
  * 6  THREADS, PROCESSES
@@ -434,14 +486,19 @@
  *     VAULT      vault     the table and the file: no thread that holds it
  *                          waits for AWS or for another process
  *     SHIELD     shield    the keys that are kept, and who waits for one
+ *     SCOUT      scout     whether its thread runs
  *     TRUST      trust     the current KMS key, and the trusted accounts
- *     CALLS      calls     the clock's offset, and the counters
+ *     CALLS      op        the clock's offset, the counters, who answers
  *     BREAKER    breaker   which hosts do not answer; it belongs to the process
  *     SOURCE     creds     one thread at a time asks for new credentials
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
  *     WAITERS    thread    inside SETTINGS, TURN and SOURCE: who waits for it
+ *
+ * The ring starts threads of its own in two cases: kaws_rewrap_all has helpers
+ * until it returns, and with config.failover_regions there is the scout
+ * (section 8.1), which may run between calls. Signals are blocked in them.
  *
  * The locks on files belong to the open file (F_OFD_SETLK). Systems without
  * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
@@ -564,10 +621,44 @@
  * We speak HTTPS only, with TLS 1.2 or newer, verify certificates, and follow
  * no redirect. Plain HTTP is allowed to this machine alone (and, to ask for
  * credentials, to the addresses in section 4.1). If the KMS key is given as an
- * ARN, requests go to the region in the ARN. An endpoint changes the host of a
- * request, never the region that it is signed for. The built-in sender takes
- * its proxy from the environment, as libcurl does for HTTPS (https_proxy,
+ * ARN, requests go to the region in the ARN. The built-in sender takes its
+ * proxy from the environment, as libcurl does for HTTPS (https_proxy,
  * all_proxy, no_proxy). It takes no CA file from there: use ca_file.
+ *
+ * If config.proxy is set, it is the proxy for all requests to AWS KMS and AWS
+ * STS over HTTPS, and none of these variables counts, not even no_proxy. Its
+ * form is [scheme://][user[:password]@]host[:port]. The scheme is http, which
+ * is the default, https, socks4, socks4a, socks5 or socks5h. In a password
+ * write / ? # @ % and blanks as %2F %3F %23 %40 %25 %20. kaws_open refuses any
+ * other form, and also a proxy beside hooks.send (CONFIG): a hook has a proxy
+ * of its own, or none. No error and no log line shows the user or the password.
+ * If a request through it gets no reply, the error says "through the proxy",
+ * and then what libcurl says. The certificate of an https proxy must come from
+ * one of libcurl's CAs: ca_file is not for it.
+ *
+ * Room arn has the rules for the hosts of all partitions of AWS. config.fips
+ * and config.dualstack choose among the hosts that AWS KMS and AWS STS have in
+ * a region:
+ *
+ *     neither      kms.eu-west-1.amazonaws.com
+ *     fips         kms-fips.eu-west-1.amazonaws.com
+ *     dualstack    kms.eu-west-1.api.aws
+ *     both         kms-fips.eu-west-1.api.aws
+ *
+ * With config.auth = "native", AWS_USE_FIPS_ENDPOINT and
+ * AWS_USE_DUALSTACK_ENDPOINT (true or false, in any case) switch them on, too.
+ * If AWS has no FIPS host in a region, the request goes to the name that it
+ * would have all the same, and never to another host; a warning (KAWS-166)
+ * names the region. A host changes nothing about the region that a request is
+ * signed for. Nor does an endpoint that is set. It is used as it is, whatever
+ * the switches say; with fips, a warning (KAWS-167) says that, too.
+ *
+ * We choose neither ciphers nor the groups of the key exchange: the TLS library
+ * and the host agree on them. So OpenSSL 3.5 and later use the hybrid group
+ * X25519MLKEM768 with hosts that have it, as those of AWS KMS do. When a host
+ * first answers a ring, the built-in sender logs a note (KAWS-168): the host,
+ * the TLS version, and the group. If libcurl does not use OpenSSL, the note has
+ * neither version nor group; before OpenSSL 3.0 it has no group.
  *
  * HTTP/1.1 matches replies to requests only by their order on a connection. If
  * a proxy or load balancer sent one reply too many, every later request would
@@ -626,6 +717,89 @@
  * refuses, or its reply does not fit the entry, we ask it to seal a byte, which
  * tells the account as well, and then send the Decrypt that names the entry's
  * KMS key.
+ *
+ *
+ * 8.1  A second region
+ *
+ * What one multi-region key seals, each key with the same id opens. So if its
+ * own region does not answer, another one can. config.failover_regions lists
+ * those regions, 8 at most, all in one partition, each perhaps with a URL:
+ * "eu-central-1,us-east-2=https://host:port". If a region of the list has a
+ * URL, all requests to KMS in that region go there; config.endpoint serves only
+ * calls at home. Without a list, all calls go home, and none of this applies.
+ *
+ * The route of a call depends on its KMS key: the one that sealed the entry or,
+ * for a call that seals, the current one. For a multi-region key it is home,
+ * and then the other regions of the list, in their order. For any other KMS key
+ * it is home alone: what that key sealed is still opened, but with a list it
+ * cannot be the current KMS key (CONFIG).
+ *
+ * An alias belongs to one region, and only that region knows what it means. So
+ * a call that names the KMS key by an alias goes home only, until KMS has
+ * sealed something with it, and its reply has told what it means. (While the
+ * own account is unknown, a fetch names the alias, too. It has a route all the
+ * same, by the key id in the entry.) If the alias does not mean a multi-region
+ * key, there is a warning, KAWS-175. If the list has no region but home, there
+ * is one at the start, KAWS-176.
+ *
+ * A call goes home first. If that ends with NETWORK, THROTTLED or SERVICE, it
+ * goes on to the next region of its route. It skips those whose host is known
+ * to be unreachable (section 4). If none is left, and a probe is due, the call
+ * is that probe. Otherwise it pauses, and begins again at home, as long as its
+ * time and its attempts allow. All attempts count, but max_attempts keeps no
+ * call from going on to the next region. If the first attempt in a region fails
+ * within 0.5 s, that may be an accident, so a second one is made there. While a
+ * later region of the route is well, an attempt may take connect_timeout_ms
+ * plus 0.5 s, and no more than its share of the time that is left. So if home
+ * hangs, the first call takes 1.5 s longer with the default timeouts, and the
+ * next ones do not wait.
+ *
+ * The reply must name the KMS key that we asked for, with the region that we
+ * asked, and nothing else may differ. Whichever region sealed a key, its entry
+ * names home's ARN. So an entry has one home, and the data file does not change
+ * its form.
+ *
+ * A refusal at home is an answer, and no other region is asked. A refusal
+ * elsewhere is none, because a replica may be missing, disabled, have a policy
+ * of its own, or lack material from the latest rotation. The same goes for
+ * MISMATCH, and for a reply that makes no sense. The caller then gets home's
+ * error, with what the other region said in its text. So no such refusal is
+ * definite, and none wipes kept keys.
+ *
+ * Some things home does alone: it rotates the KMS key, it re-encrypts
+ * (kaws_rewrap_all, kaws_kms_reencrypt), it accepts a new KMS key or region
+ * (kaws_use and its relatives), and it tells what an alias means. While home is
+ * away, these calls fail; all but the last say that no other region can help. A
+ * re-wrap needs the home of every KMS key that sealed an entry.
+ *
+ * If the credentials come from AWS STS, a call at home asks it in the region of
+ * the current KMS key, and a call in another region asks it there. If it cannot
+ * be reached, the call goes on to the next region. But not with
+ * config.sts_endpoint, because that serves one region only.
+ *
+ * No call should have to find out whether home is well again. A thread of the
+ * ring does that: the scout. If a call goes past a region whose probe is due,
+ * the scout starts when the call ends. It has KMS in that region seal a byte,
+ * and ends. After the first call that home answers, and then once in 24 hours
+ * of use, it also checks the other regions of the route: each seals a byte, and
+ * says in a dry run whether it would open it. If one would not, there is a
+ * warning, KAWS-173. If all would, there is a note, KAWS-174, but not again
+ * until there was a warning. The scout uses the credentials that are there, and
+ * asks no source for others. It may call any hook but creds, patience_ms and
+ * cancelled. kaws_close tells it to end, and waits until it has ended: 0.1 s,
+ * unless a hook or the system's resolver takes longer. A forked child does not
+ * have it. If there is no thread (KEYRING_AWS_NO_THREADS, or the system gives
+ * none), the call itself does the scout's work before it returns.
+ *
+ * stats.region_in_use is the region that answered last in place of a home that
+ * was unreachable or, once home answers again, the current KMS key's home.
+ * stats.failovers counts the requests that another region answered. The log
+ * gets a warning when another region begins to answer (KAWS-170, at most one in
+ * 10 s), and a note when home answers again (KAWS-171). If home is reachable,
+ * but throttles, it stays the region in use, and the warning is KAWS-172, at
+ * most one an hour. If KMS keys have different homes, the lines are about one
+ * home at a time: the next one is told of when the first one answers again, or
+ * when no other region has answered in its place for an hour.
  *
  *
  * 9  LIMITS
@@ -1121,11 +1295,11 @@ typedef struct kaws_creds_wanted {
 } kaws_creds_wanted;
 
 /* How the ring reaches the outside world, except files. Each hook can be
- * replaced separately. Any thread may call a hook, even the threads that
- * kaws_rewrap_all starts, and several may do so at once (but not `creds`). We
- * may hold locks and secrets meanwhile. So a hook must return: it must not
- * throw an exception, longjmp() out, end the thread, or enable cancellation.
- * Nor may it call the ring. */
+ * replaced separately. Any thread may call a hook, even those that the ring
+ * starts (section 6), and several may do so at once (but not `creds`). We may
+ * hold locks and secrets meanwhile. So a hook must return: it must not throw an
+ * exception, longjmp() out, end the thread, or enable cancellation. Nor may it
+ * call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -1152,7 +1326,8 @@ typedef struct kaws_hooks {
      * refuse a reply whose request id we have seen before: KAWS_REPLY. A hook
      * that cannot send q->method sends nothing, says so in r->text, and returns
      * 1. (All requests to AWS KMS are POST. If a hook sends POST for another
-     * method, AWS refuses the request, because the method is signed.) */
+     * method, AWS refuses the request, because the method is signed.) With this
+     * hook, config.ca_file is not looked at, and config.proxy must be NULL. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* Logs what no function returns to its caller. Level 1: warning, 2: note. A
@@ -1172,14 +1347,15 @@ typedef struct kaws_hooks {
      * the hook returns 1 in one of them. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 
-    /* Gives the credentials, in place of all that config.auth means: fills in
-     * w->creds and w->expires, and returns 0; or says in w->text why it has
-     * none (the call fails with CREDENTIALS). We ask before the first KMS
-     * request, before the credentials expire, and if AWS refuses them: then
-     * w->refused is 1, and credentials that the hook has kept are of no use
-     * (section 4). We copy the strings at once; they must stay valid until the
-     * hook is called again, or the ring is closed. No two threads call this
-     * hook at a time. NULL: what config.auth means. */
+    /* Gives the credentials, in place of all that config.auth means
+     * (config.role_arn may follow): fills in w->creds and w->expires, and
+     * returns 0; or says in w->text why it has none (the call fails with
+     * CREDENTIALS). We ask before the first KMS request, before the credentials
+     * expire, and if AWS refuses them: then w->refused is 1, and credentials
+     * that the hook has kept are of no use (section 4). We copy the strings at
+     * once; they must stay valid until the hook is called again, or the ring is
+     * closed. No two threads call this hook at a time. NULL: what config.auth
+     * means. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1196,13 +1372,24 @@ typedef struct kaws_config {
     const char *profile;          /* for native; NULL: AWS_PROFILE's          */
     const char *config_file;      /* of profiles; NULL: AWS_CONFIG_FILE's     */
     const char *credentials_file; /* NULL: AWS_SHARED_CREDENTIALS_FILE's      */
+    const char *role_arn;         /* of a role that the credentials assume    */
+    const char *role_external_id;         /* NULL: none                       */
+    const char *role_session_name;        /* NULL: keyring_aws                */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *sts_endpoint;     /* the same, for AWS STS                    */
+    int         fips;             /* 1: FIPS hosts of KMS and STS; 0: not     */
+    int         dualstack;        /* 1: their dual-stack hosts (IPv6); 0: not */
+    const char *failover_regions; /* "eu-central-1,us-east-2=https://host" for
+                                   * multi-region keys (section 8.1). NULL:
+                                   * none                                     */
     const char *ca_file;          /* NULL: libcurl's                          */
+    const char *proxy;            /* [scheme://][user[:password]@]host[:port]
+                                   * for HTTPS (section 8), without
+                                   * hooks.send; NULL: the environment's      */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
     int         must_have_creds;  /* 1: do not open without credentials, unless
-                                   * their source cannot be reached now       */
+                                   * their source may recover (section 4.1)   */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request; 0: see section 4           */
@@ -1227,9 +1414,10 @@ typedef struct kaws kaws;
  * with its strings. It reads the conf file, or asks the source that config.auth
  * means; if that fails, it logs a warning, and the first KMS request tries
  * again. With must_have_creds it also asks hooks.creds, if set, and fails if
- * there are no credentials, unless their source cannot be reached (section
- * 4.1). *ring is NULL on failure; otherwise free it with kaws_close. Without
- * cfg->data_file there is no keyring: see "AWS KMS without a data file" below.
+ * there are no credentials, unless their source may recover (NETWORK, SERVICE:
+ * section 4.1). *ring is NULL on failure; otherwise free it with kaws_close.
+ * Without cfg->data_file there is no keyring: see "AWS KMS without a data file"
+ * below.
  * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
  * MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
@@ -1238,16 +1426,18 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
 /* Has KMS seal one random byte, and asks in a dry run whether KMS would decrypt
  * it. So it tests the network, the credentials, the KMS key and the right to
  * use it both ways, and learns which KMS key an alias means. It makes two KMS
- * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
+ * requests, or three if KMS does not know dry runs. Another region may answer
+ * them (section 8.1), and then kaws_check succeeds. CONFIG (no KMS key is set),
  * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
  * and CONFIG (the conf file is bad or missing, or libcurl cannot use the CA
  * file or the proxy) are definite; NETWORK, THROTTLED, SERVICE and REPLY may
  * pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No other call may be running. In a forked
- * child it closes the child's copy only (section 6), and what libcurl has
- * allocated stays allocated. */
+/* Closes the ring; NULL is allowed. No other call may be running. With
+ * config.failover_regions it waits for the scout to end (section 8.1). In a
+ * forked child it closes the child's copy only (section 6), and what libcurl
+ * has allocated stays allocated. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
@@ -1339,14 +1529,16 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
  * config.accounts, and its account is not known yet, KMS is asked about the
  * first KMS key before the new one. If KMS does not know the first one or
  * denies access to it, a new id or alias is still accepted, if its account may
- * be trusted; a new ARN is not. ARGUMENT, FOREIGN, and the KMS errors. */
+ * be trusted; a new ARN is not. With config.failover_regions, only a
+ * multi-region key is accepted (CONFIG), and only its home is asked. ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
 /* Makes this the region in which ids and aliases are looked up, if the current
  * KMS key passes kaws_check's tests there; otherwise nothing changes. (If the
- * KMS key is set by ARN, KMS in that region need only answer.) ARGUMENT,
- * FOREIGN, and the KMS errors. */
+ * KMS key is set by ARN, KMS in that region need only answer.) No other region
+ * is asked. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
@@ -1363,7 +1555,8 @@ KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
 
 /* Returns what kaws_use would return now, as far as that can be told without a
  * KMS request: it checks the form of both and, if the KMS key is given as an
- * ARN, its account. Nothing changes. ARGUMENT, FOREIGN. */
+ * ARN, its account. Nothing changes. ARGUMENT, FOREIGN, CONFIG (with
+ * config.failover_regions: it is no multi-region key). */
 KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
                                     const char *region, kaws_error *err);
 
@@ -1378,9 +1571,10 @@ KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
 /* Asks the source of the credentials again; the conf file, for example, is read
  * again. (The ring also does so by itself: section 4.) On failure the old
- * credentials stay in use: CONFIG (a file, or the environment), CREDENTIALS
- * (the hook, or a role), NETWORK (a role's source, or another thread has been
- * asking for timeout_ms), SERVICE (a role's source), MEMORY. */
+ * credentials stay in use: CONFIG (a file, a profile or a variable is missing
+ * or wrong), CREDENTIALS (the source gave none that can be used), NETWORK and
+ * SERVICE (the source cannot be reached, or has failed; NETWORK also: another
+ * thread has been asking for timeout_ms), MEMORY. */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* With which credentials, and where, the ring calls AWS KMS. */
@@ -1408,8 +1602,9 @@ KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
  * A KMS key can be rotated on demand 25 times only, so the request is repeated
  * only if KMS throttled it, which means that it did nothing. The whole call may
  * take four times timeout_ms. If it is cancelled while it waits for KMS's
- * reply, nobody knows whether there is new material: the error says so. CONFIG,
- * and the KMS errors. */
+ * reply, nobody knows whether there is new material: the error says so. Of a
+ * multi-region key, home must be that of the primary key. No other region is
+ * asked. CONFIG, and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
@@ -1418,10 +1613,11 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * right to kms:Decrypt with the current KMS key, else DENIED. Two KMS requests
  * per key, and no plaintext leaves KMS. Across regions there are four requests
  * per key: two decrypt it (both results must be equal), one seals it, one
- * verifies it. Other threads may use the ring meanwhile: a key added then stays
- * as it was sealed, a key removed stays removed. ARGUMENT, CONFIG, RUNNING,
- * FOREIGN, MISMATCH (of an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the
- * file is replaced), MEMORY, and the KMS errors. */
+ * verifies it. Each KMS key is asked in its home alone (section 8.1). Other
+ * threads may use the ring meanwhile: a key added then stays as it was sealed,
+ * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
+ * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
+ * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 /* Reads in what other processes changed in the data file. If they changed
@@ -1440,14 +1636,16 @@ KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
-    uint64_t kms_requests;        /* sent, retries included                   */
+    uint64_t kms_requests;        /* sent, with retries and the scout's       */
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
     uint64_t cache_hits;          /* keys fetched without a KMS request       */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
+    uint64_t failovers;           /* requests that another region answered    */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
+    char     region_in_use[33];   /* which answers now (section 8.1)          */
 } kaws_stats;
 
 /* Fills *stats. No KMS request. Without a data file all figures but those of
@@ -1512,7 +1710,8 @@ KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
 
 /* The KMS action ReEncrypt to the current KMS key, with the same context. The
  * blob is not verified. KMS cannot re-encrypt across regions: there it is
- * Decrypt, Encrypt, and Decrypt again, and both plaintexts must be equal. */
+ * Decrypt, Encrypt, and Decrypt again, and both plaintexts must be equal. Each
+ * KMS key is asked in its home alone. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
@@ -1632,11 +1831,13 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *  no function is declared ahead of its definition. Part II stood in the order
  *  in which a user needs it, so the story starts again here:
  *
- *      the system      lobby  sys  thread  disk
+ *      the system      lobby  sys  thread  disk  child
  *      basics          err  mem  buf  text  json  xml  ini  crypto
  *      a request       sigv4  url  head  curl  http
- *      credentials     sources  native  creds
- *      AWS KMS         arn  trust  fault  shield  breaker  calls  kms  pack
+ *      credentials     arn  regions  hosts  sources  reading  remote  sts
+ *                      helper  profile  native  creds
+ *      AWS KMS         trust  fault  shield  breaker  op  route  calls
+ *                      kms  scout  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -1675,12 +1876,20 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#endif
+
+#if defined(__APPLE__)
+#include <crt_externs.h>
 #endif
 
 #if defined(__linux__)
@@ -1690,7 +1899,6 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
 #include <pthread.h>
-#include <signal.h>
 #endif
 
 #if defined(__cplusplus)
@@ -1730,10 +1938,10 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_own_env sys_error_text sys_pid sys_ns sys_now_ms
- *        sys_ticks_us sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages
- *        sys_alloc_locked sys_free_locked sys_advise_large sys_symbol
- *        sys_is_ipv6
+ * Gives: sys_env sys_is_lent sys_own_env sys_error_text sys_pid sys_ns
+ *        sys_now_ms sys_ticks_us sys_ticks_ms sys_sleep_ms sys_random
+ *        sys_lock_pages sys_alloc_locked sys_free_locked sys_advise_large
+ *        sys_symbol sys_is_ipv6
  *
  * Where the systems differ, a function has its Windows code and its POSIX code
  * side by side. A call that can fail returns 0 or an errno value.
@@ -1760,20 +1968,26 @@ kaws__sys_env(const char *name)
 }
 
 
-/* The same, but NULL if this process has more rights than the one that started
- * it (setuid): then a stranger may have set the environment. */
+/* Has this process more rights than the one that started it (setuid)? Then a
+ * stranger may have set the environment. */
+static int
+kaws__sys_is_lent(void)
+{
+#if defined(__linux__)
+    return getauxval(AT_SECURE) != 0;
+#elif defined(_WIN32)
+    return 0;
+#else
+    return getuid() != geteuid() || getgid() != getegid();
+#endif
+}
+
+
+/* The variable, but NULL if a stranger may have set it. */
 static const char *
 kaws__sys_own_env(const char *name)
 {
-#if defined(__linux__)
-    const int lent = getauxval(AT_SECURE) != 0;
-#elif defined(_WIN32)
-    const int lent = 0;
-#else
-    const int lent = getuid() != geteuid() || getgid() != getegid();
-#endif
-
-    return lent ? NULL : kaws__sys_env(name);
+    return kaws__sys_is_lent() ? NULL : kaws__sys_env(name);
 }
 
 
@@ -1812,6 +2026,7 @@ kaws__sys_error_text(int os)
         { ENFILE,       "Too many open files in the system" },
         { ENODEV,       "No such device" },
         { ENOENT,       "No such file or directory" },
+        { ENOEXEC,      "Exec format error; a script has to begin with #!" },
         { ENOLCK,       "No locks available; move the file to a local disk, or "
                         "mount its file system with locks" },
         { ENOMEM,       "Cannot allocate memory" },
@@ -1826,6 +2041,7 @@ kaws__sys_error_text(int os)
                         "disk" },
         { EPERM,        "Operation not permitted" },
         { EROFS,        "Read-only file system" },
+        { ETXTBSY,      "Text file busy" },
 #if !defined(_WIN32)
         { EDQUOT,       "Disk quota exceeded" },
         { ESTALE,       "Stale file handle; the file server no longer knows "
@@ -2133,8 +2349,9 @@ kaws__sys_is_ipv6(const char *text)
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
  *        thread_peek thread_poke thread_once thread_process_lock
- *        thread_process_unlock thread_parallel thread_pause thread_turn_init
- *        thread_turn_free thread_turn_wait thread_turn_end
+ *        thread_process_unlock thread_parallel thread_aside thread_aside_end
+ *        thread_pause thread_turn_init thread_turn_free thread_turn_wait
+ *        thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -2328,8 +2545,9 @@ kaws__thread_swap(volatile long *at, long was, long now)
     X(TURN)     /* vault: one change of the data file at a time             */\
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
     X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
+    X(SCOUT)    /* scout: whether its thread runs                           */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
-    X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(CALLS)    /* op: the clock's offset, the counters, who answers        */\
     X(BREAKER)  /* breaker: which hosts do not answer, for all rings        */\
     X(SOURCE)   /* creds: one thread at a time asks for new credentials     */\
     X(CREDS)    /* creds: the credentials and their generation              */\
@@ -2504,6 +2722,33 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 }
 
 
+/* A thread that works beside its caller. All zeros: there is none. */
+typedef struct kaws__aside {
+    kaws__job    job;
+    kaws__worker worker;
+    int          runs;
+} kaws__aside;
+
+
+/* Starts the job. Returns 0 if the system gives no thread. */
+static int
+kaws__thread_aside(kaws__aside *a, void (*run)(void *), void *arg)
+{
+    a->job = (kaws__job){ run, arg };
+    return a->runs = KAWS__WORKER_START(&a->worker, kaws__thread_work, &a->job);
+}
+
+
+/* Returns when the job has ended. */
+static void
+kaws__thread_aside_end(kaws__aside *a)
+{
+    if (a->runs)
+        KAWS__WORKER_JOIN(a->worker);
+    a->runs = 0;
+}
+
+
 /* ---- waiting that can be cancelled -------------------------------------- */
 
 #define KAWS__CANCEL_MS 100       /* how often we ask                         */
@@ -2652,6 +2897,7 @@ typedef struct kaws__stat {
     int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* it belongs to the user that we run as    */
+    int      roots;               /* it belongs to root                       */
     int      others_read, others_write;
     int      lent;                /* root's, read-only, readable by our group:
                                    * a secret that a container mounts         */
@@ -2900,6 +3146,7 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->ctime_ns = kaws__sys_ns(st.KAWS__CTIME);
     out->regular = S_ISREG(st.st_mode);
     out->mine = st.st_uid == geteuid();
+    out->roots = st.st_uid == 0;
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
     out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
     out->lent = st.st_uid == 0 && (st.st_mode & 0577) == 0440 &&
@@ -3251,6 +3498,209 @@ kaws__disk_locked_by_others(int fd, int slot)
 
 
 /* ==========================================================================
+ * ROOM  child    programs that we start
+ * ==========================================================================
+ * Uses: sys
+ * Gives: child_start child_read child_ended child_end
+ *
+ * A program that we start reads /dev/null, writes to us, and has nowhere to
+ * complain: what it says on stderr may hold secrets. It has a process group of
+ * its own, so that it can be ended together with all that it has started. It
+ * begins with no signal blocked or ignored, whatever this process does with
+ * its signals, and where the system can, it inherits no other descriptor. We
+ * change nothing in this process's handling of signals, and wait for no other
+ * child of it. On Windows no program is started.
+ */
+
+#if defined(_WIN32)
+#define KAWS__CHILDREN 0
+#else
+#define KAWS__CHILDREN 1
+#endif
+
+typedef struct kaws__child {
+    long pid;
+    int  fd;                      /* what it writes; -1: no more will come    */
+} kaws__child;
+
+
+/* The environment of this process, by a name that no header can be hiding. */
+#if defined(__APPLE__)
+#define KAWS__ENVIRON (*_NSGetEnviron())
+#elif defined(__GLIBC__)
+#define KAWS__ENVIRON __environ
+#elif !defined(_WIN32)
+#define KAWS__ENVIRON environ
+
+extern char **environ;
+#endif
+
+
+#if !defined(_WIN32)
+/* Makes a pipe that no other child inherits. */
+static int
+kaws__child_pipe(int ends[2])
+{
+#if defined(__linux__)
+    return kaws__sys_call(SYS_pipe2, ends, O_CLOEXEC) != 0 ? errno : 0;
+#else
+    if (pipe(ends) != 0)
+        return errno;
+    (void)fcntl(ends[0], F_SETFD, FD_CLOEXEC);
+    (void)fcntl(ends[1], F_SETFD, FD_CLOEXEC);
+    return 0;
+#endif
+}
+
+
+/* The program's descriptors. Its end of the pipe is moved first, since it may
+ * be 0 or 2 if this process has closed those. */
+static int
+kaws__child_files(posix_spawn_file_actions_t *files, int end)
+{
+    const char *const null = "/dev/null", *name;
+    int (*close_from)(posix_spawn_file_actions_t *, int);
+    void *symbol;
+    int os = posix_spawn_file_actions_adddup2(files, end, 1);
+
+    if (os == 0)
+        os = posix_spawn_file_actions_addopen(files, 0, null, O_RDONLY, 0);
+    if (os == 0)
+        os = posix_spawn_file_actions_addopen(files, 2, null, O_WRONLY, 0);
+    name = "posix_spawn_file_actions_addclosefrom_np";
+    symbol = dlsym(KAWS__FIRST, name);    /* newer than the oldest glibc      */
+    memcpy(&close_from, &symbol, sizeof close_from);
+    return os == 0 && symbol != NULL ? close_from(files, 3) : os;
+}
+#endif
+
+
+/* Starts the program argv[0], a path. Returns 0 or an errno. End it with
+ * kaws__child_end. */
+static int
+kaws__child_start(kaws__child *c, char *const argv[])
+{
+#if defined(_WIN32)
+    (void)argv;
+    *c = (kaws__child){ .fd = -1 };
+    return ENOSYS;
+#else
+    static char path[] = "PATH=/usr/bin:/bin";
+    char *const bare[] = { path, NULL };
+    posix_spawn_file_actions_t files;
+    posix_spawnattr_t how;
+    sigset_t signals;
+    int ends[2], os = kaws__child_pipe(ends);
+    pid_t pid = 0;
+
+    *c = (kaws__child){ .fd = -1 };
+    if (os != 0)
+        return os;
+    c->fd = ends[0];
+    if ((os = posix_spawn_file_actions_init(&files)) == 0) {
+        os = kaws__child_files(&files, ends[1]);
+        if (os == 0 && (os = posix_spawnattr_init(&how)) == 0) {
+            (void)posix_spawnattr_setflags(&how, POSIX_SPAWN_SETPGROUP |
+                                           POSIX_SPAWN_SETSIGMASK |
+                                           POSIX_SPAWN_SETSIGDEF);
+            (void)posix_spawnattr_setpgroup(&how, 0);
+            (void)sigemptyset(&signals);
+            (void)posix_spawnattr_setsigmask(&how, &signals);
+            (void)sigfillset(&signals);
+            (void)sigdelset(&signals, SIGKILL);
+            (void)sigdelset(&signals, SIGSTOP);
+            (void)posix_spawnattr_setsigdefault(&how, &signals);
+            os = posix_spawn(&pid, argv[0], &files, &how, argv,
+                             kaws__sys_is_lent() ? bare : KAWS__ENVIRON);
+            (void)posix_spawnattr_destroy(&how);
+        }
+        (void)posix_spawn_file_actions_destroy(&files);
+    }
+    close(ends[1]);
+    c->pid = (long)pid;
+    if (os != 0)
+        close(c->fd);
+    return os;
+#endif
+}
+
+
+/* Waits for at most `ms`, and reads what has come. Returns the number of bytes;
+ * 0: none have come, or c->fd is -1 now. */
+static size_t
+kaws__child_read(kaws__child *c, void *to, size_t room, int ms)
+{
+#if defined(_WIN32)
+    (void)c, (void)to, (void)room, (void)ms;
+    return 0;
+#else
+    struct pollfd one = { .fd = c->fd, .events = POLLIN };
+    ssize_t got;
+    int os;
+
+    if (poll(&one, 1, ms) <= 0)           /* fd -1: just waits                */
+        return 0;
+    KAWS__CALL(os, got = read(c->fd, to, room));
+    if (os == 0 && got > 0)
+        return (size_t)got;
+    close(c->fd);
+    c->fd = -1;
+    return 0;
+#endif
+}
+
+
+/* Has the program ended? What it has started may still run. Until
+ * kaws__child_end its number is not given to another program, unless this
+ * process ignores SIGCHLD or somebody waits for all children. */
+static int
+kaws__child_ended(const kaws__child *c)
+{
+#if defined(_WIN32)
+    (void)c;
+    return 1;
+#else
+    siginfo_t info = { 0 };
+    int os;
+
+    KAWS__CALL(os, waitid(P_PID, (id_t)c->pid, &info,
+                          WEXITED | WNOHANG | WNOWAIT));
+    return os != 0 || info.si_pid != 0;
+#endif
+}
+
+
+/* Ends the program, if it has not ended, and what it has started. Returns its
+ * exit status; 0 if nobody can know it, because this process ignores SIGCHLD;
+ * or less than 0, the number of the signal that ended it. */
+static int
+kaws__child_end(kaws__child *c)
+{
+#if defined(_WIN32)
+    (void)c;
+    return 0;
+#else
+    siginfo_t info = { 0 };
+    int status = 0, tries = 100, os;
+    pid_t pid = (pid_t)c->pid, got = 0;
+
+    KAWS__CALL(os, waitid(P_PID, (id_t)pid, &info,
+                          WEXITED | WNOHANG | WNOWAIT));
+    if (os == 0 || c->fd >= 0)            /* the group is still there         */
+        (void)kill(-pid, SIGKILL);
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+    while (os == 0 && (got = waitpid(pid, &status, WNOHANG)) == 0 &&
+           tries-- > 0)                   /* but not for a disk that hangs    */
+        kaws__sys_sleep_ms(NULL, 10);
+    return got != pid ? 0 : WIFEXITED(status) ? WEXITSTATUS(status)
+         : -WTERMSIG(status);
+#endif
+}
+
+
+/* ==========================================================================
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
@@ -3285,8 +3735,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "%s"
 #define KAWS__LOG_MODE         104, KAWS__WARNING, "%s %s may be %s by "       \
     "others than its owner: run chmod %s"
-#define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s %s; this matters only " \
-    "if no_proxy does not name AWS KMS's host"
+#define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s in the environment %s;" \
+    " this matters only if no_proxy does not name AWS KMS's host"
 #define KAWS__LOG_TLS_KEYS     106, KAWS__WARNING, "SSLKEYLOGFILE is set in "  \
     "the environment: libcurl may write its TLS keys to that file, and anyone "\
     "who can read it can read what AWS KMS sends; unset it"
@@ -3373,13 +3823,35 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "memory, encrypted, has been altered there: all of them were wiped, and "  \
     "are fetched again; is the machine's memory sound?"
 #define KAWS__LOG_UNREACHABLE  160, KAWS__WARNING, "AWS KMS at %s is "         \
-    "unreachable%s: until it answers, calls fail at once (while a server "     \
-    "starts, they wait), except one every 0.25 to 5 s, which tries; the "      \
-    "error was: %s"
+    "unreachable%s: until it answers, calls %s (while a server starts, they "  \
+    "wait), except one every 0.25 to 5 s, which tries; the error was: %s"
 #define KAWS__LOG_REACHABLE    161, KAWS__NOTE, "AWS KMS at %s answers again " \
     "after %ld s; %s call%s failed meanwhile"
 #define KAWS__LOG_IDENTITY     165, KAWS__NOTE, "the AWS credentials come "    \
-    "from %s %s; their access key id ends in %s, and they expire: %s"
+    "from %s %s; they belong to %s, their access key id ends in %s, and they " \
+    "expire: %s"
+#define KAWS__LOG_NO_FIPS      166, KAWS__WARNING, "fips is on, but as far "   \
+    "as this version knows, %s has no FIPS host in the region %s: no request " \
+    "will reach one there; use another region, or switch fips off"
+#define KAWS__LOG_FIPS_AS_SET  167, KAWS__WARNING, "fips is on, but %s is "    \
+    "set, and is used as it is: see that %s is a FIPS host"
+#define KAWS__LOG_TLS          168, KAWS__NOTE, "%s answers over %s%s%s"
+#define KAWS__LOG_AWAY         170, KAWS__WARNING, "AWS KMS in %s answers in " \
+    "place of %s, which does not answer%s: %s"
+#define KAWS__LOG_HOME         171, KAWS__NOTE, "AWS KMS in %s answers itself "\
+    "again; for %ld s another region did, %s time%s"
+#define KAWS__LOG_SPILLED      172, KAWS__WARNING, "AWS KMS in %s %s, and %s " \
+    "answers those in its place (at most one such line an hour): %s"
+#define KAWS__LOG_NOT_READY    173, KAWS__WARNING, "the failover region %s "   \
+    "could not answer in place of %s, should that fail; %s%s"
+#define KAWS__LOG_READY        174, KAWS__NOTE, "checked: %s can answer in "   \
+    "place of %s, should that fail"
+#define KAWS__LOG_NO_ROUTE     175, KAWS__WARNING, "failover_regions is set, " \
+    "but the KMS key %s, which %s, is not a multi-region key (its id would "   \
+    "begin with mrk-): what it seals opens in its own region only"
+#define KAWS__LOG_NO_OTHER     176, KAWS__WARNING, "failover_regions lists "   \
+    "only %s, the KMS key's own region, so no other can answer in its place: " \
+    "add the regions of its replicas"
 
 /* see Part II */
 KAWS_API const char *
@@ -3824,10 +4296,10 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
  * ROOM  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
  * Uses: err mem buf
- * Gives: text_lower text_folded text_order text_alike text_hex text_base64
- *        text_unbase64 text_percent text_utf8 text_is_utf8 text_userinfo
- *        text_show text_quote text_holds text_number text_amz_date
- *        text_http_date text_iso_date kaws_show
+ * Gives: text_lower text_folded text_span text_order text_alike text_hex
+ *        text_base64 text_unbase64 text_percent text_utf8 text_is_utf8
+ *        text_userinfo text_show text_quote text_holds text_number
+ *        text_amz_date text_http_date text_iso_date kaws_show
  *
  * Small conversions of ASCII and bytes. None of them depends on the locale.
  * Base64 carries keys in the clear, so its code has no branch and no table
@@ -3847,6 +4319,20 @@ kaws__text_folded(int c)
 {
     c = kaws__text_lower(c);
     return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ? c : 0;
+}
+
+
+/* How many letters, digits and bytes of `others` the text begins with. */
+static size_t
+kaws__text_span(kaws_bytes text, const char *others)
+{
+    size_t i = 0;
+
+    while (i < text.len && text.at[i] != '\0' &&
+           (kaws__text_folded(text.at[i]) ||
+            strchr(others, text.at[i]) != NULL))
+        i++;
+    return i;
 }
 
 
@@ -4400,8 +4886,8 @@ kaws__text_iso_date(kaws_bytes text)
  * ROOM  json     read and write the flat objects that KMS speaks
  * ==========================================================================
  * Uses: err buf text
- * Gives: json_read | json_begin json_name json_string json_base64 json_number
- *        json_true json_end
+ * Gives: json_peek json_read json_read_in | json_begin json_name json_string
+ *        json_base64 json_number json_true json_end
  *
  * A reply of KMS is one object of strings and, rarely, other values, which we
  * skip. So the reader is a cursor, not a tree: it walks the members once and
@@ -4419,12 +4905,21 @@ typedef struct kaws__json {
     const char *bad;              /* what is wrong at `at`; NULL: nothing    */
     uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
     int         depth;            /* of the levels that are open              */
+    const char *inside;           /* the member whose members are wanted      */
+    int         wanted;           /* the level of the wanted members; or 0    */
+    int         lines;            /* that end before `at`                     */
+    uint8_t    *line;             /* the line that `at` is in: first, text    */
 } kaws__json;
 
 typedef struct kaws__member {     /* one that the caller wants                */
     const char *name;
     kaws_bytes  value;            /* a view; .at is NULL if it was not there  */
+    int         kind;             /* 0: it must be a string                   */
 } kaws__member;
+
+enum { KAWS__OR_NULL = 1,         /* null is as good as none                  */
+       KAWS__IF_STRING,           /* anything but a string is as good as none */
+       KAWS__AS_WRITTEN };        /* any value, a string with its quotes      */
 
 
 static int
@@ -4435,12 +4930,15 @@ kaws__json_fail(kaws__json *j, const char *what)
 }
 
 
+/* Skips blanks, and returns the next byte; -1: there is none. Only blanks end a
+ * line, because a line may not end in a string. */
 static int
 kaws__json_peek(kaws__json *j)
 {
-    while (j->at < j->end && (*j->at == ' ' || *j->at == '\n' ||
-                              *j->at == '\r' || *j->at == '\t'))
-        j->at++;
+    for (; j->at < j->end && (*j->at == ' ' || *j->at == '\n' ||
+                              *j->at == '\r' || *j->at == '\t'); j->at++)
+        if (*j->at == '\n')
+            j->line = j->at + 1, j->lines++;
     return j->at < j->end ? *j->at : -1;
 }
 
@@ -4673,16 +5171,34 @@ kaws__json_value(kaws__json *j)
 
 /* ---- a whole reply ----------------------------------------------------- */
 
-/* Reads a value of an array, or a member of an object. A wanted member of the
- * outermost object must be a string. */
+/* Enters the object whose members are wanted, if this is it. */
+static int
+kaws__json_enter(kaws__json *j, kaws_bytes name)
+{
+    if (j->inside == NULL || j->depth != 1 ||
+        !kaws__buf_same(name, kaws__buf_of(j->inside)))
+        return 1;
+    if (j->wanted != 0)
+        return kaws__json_fail(j, "a member is there twice");
+    if (kaws__json_peek(j) != '{')
+        return kaws__json_fail(j, "an object was expected");
+    j->wanted = 2;
+    return 1;
+}
+
+
+/* Reads a value of an array, or a member of an object. A wanted member must be
+ * of its kind. */
 static int
 kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
 {
     kaws_bytes name = { NULL, 0 };
-    size_t i = j->depth == 1 ? 0 : count;
+    size_t i = j->depth == j->wanted && object ? 0 : count;
+    int next;
 
     if (object && !(kaws__json_text(j, &name) &&
-                    kaws__json_take(j, ':', "a colon was expected")))
+                    kaws__json_take(j, ':', "a colon was expected") &&
+                    kaws__json_enter(j, name)))
         return 0;
     while (i < count && !kaws__buf_same(name, kaws__buf_of(want[i].name)))
         i++;
@@ -4690,41 +5206,65 @@ kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
         return kaws__json_value(j);
     if (want[i].value.at != NULL)
         return kaws__json_fail(j, "a member is there twice");
-    return kaws__json_text(j, &want[i].value);
+    next = kaws__json_peek(j);            /* the value begins here            */
+    if (want[i].kind == KAWS__IF_STRING ? next != '"'
+        : next == 'n' && want[i].kind == KAWS__OR_NULL)
+        return kaws__json_value(j);
+    if (want[i].kind != KAWS__AS_WRITTEN)
+        return kaws__json_text(j, &want[i].value);
+    want[i].value.at = j->at;
+    if (!kaws__json_value(j))
+        return 0;
+    want[i].value.len = (size_t)(j->at - want[i].value.at);
+    return 1;
 }
 
 
-/* Reads one object; nothing may follow it. The wanted members must be strings
- * and occur at most once. Returns NULL, or what is wrong; *offset says where.
- * The text is changed in place, and the views point into it. */
+/* Reads one object; nothing may follow it. The wanted members are those of its
+ * member j->inside, an object, or (NULL) its own. They must be of their kind,
+ * and occur at most once. Returns NULL, or what is wrong at j->at. The text is
+ * changed in place, and the views point into it. */
+static const char *
+kaws__json_read_in(kaws__json *j, kaws__member *want, size_t count)
+{
+    int first = 1, depth, object;
+    size_t i;
+
+    j->wanted = j->inside == NULL;
+    for (i = 0; i < count; i++)
+        want[i].value = (kaws_bytes){ NULL, 0 };
+    j->depth = kaws__json_take(j, '{', "an object was expected");
+    while (j->bad == NULL && (depth = j->depth) > 0) {
+        object = depth == 1 || (j->objects & 1);
+        if (kaws__json_peek(j) == (object ? '}' : ']')) {
+            j->at++;
+            j->objects >>= 1;
+            j->depth--;
+            if (j->depth < j->wanted && j->inside != NULL)
+                j->wanted = -1;           /* it has been there                */
+            first = 0;
+        } else if (first || kaws__json_take(j, ',', "a comma or an end was "
+                                                    "expected")) {
+            kaws__json_member(j, object, want, count);
+            first = j->depth > depth;
+        }
+    }
+    if (j->bad == NULL && kaws__json_peek(j) >= 0)
+        kaws__json_fail(j, "something follows the object");
+    return j->bad;
+}
+
+
+/* Reads an object's own members; *offset is where something is wrong. */
 static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
 {
     kaws__json j = { .at = text, .end = text + len };
-    int first = 1, depth, object;
-    size_t i;
+    const char *const bad = kaws__json_read_in(&j, want, count);
 
-    for (i = 0; i < count; i++)
-        want[i].value = (kaws_bytes){ NULL, 0 };
-    j.depth = kaws__json_take(&j, '{', "an object was expected");
-    while (j.bad == NULL && (depth = j.depth) > 0) {
-        object = depth == 1 || (j.objects & 1);
-        if (kaws__json_peek(&j) == (object ? '}' : ']')) {
-            j.at++;
-            j.objects >>= 1;
-            j.depth--;
-            first = 0;
-        } else if (first || kaws__json_take(&j, ',', "a comma or an end was "
-                                                     "expected")) {
-            kaws__json_member(&j, object, want, count);
-            first = j.depth > depth;
-        }
-    }
-    if (j.bad == NULL && kaws__json_peek(&j) >= 0)
-        kaws__json_fail(&j, "something follows the object");
     *offset = (size_t)(j.at - text);
-    return j.bad;
+    return bad;
 }
 
 
@@ -5891,18 +6431,21 @@ kaws__url_proxy_ok(const char *proxy)
 }
 
 
-/* Refuses a malformed proxy in the environment, because libcurl would report it
- * like an outage. If no_proxy is set, only warns: libcurl may bypass the proxy.
- * The proxy's URL may hold a password, so the message names the variable only.
+/* Refuses a malformed proxy, because libcurl would report it like an outage:
+ * the one that is set or, if that is NULL, the one in the environment. There,
+ * if no_proxy is set, only warns: libcurl may bypass the proxy. The proxy's URL
+ * may hold a password, so the message has only the name of the setting.
  * *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
-kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
+kaws__url_check_proxy(const kaws_hooks *hooks, const char *set, int *over_tls,
+                      kaws_error *err)
 {
-    static const char wrong[] = "in the environment is not of the form [scheme:"
-        "//][user:password@]host[:port] with the scheme http, https, socks4, "
-        "socks4a, socks5 or socks5h; in a password write / ? # @ % and blanks "
-        "as %2F %3F %23 %40 %25 %20";
-    const char *direct = kaws__sys_env("no_proxy"), *proxy = NULL, *name = NULL;
+    static const char wrong[] = "is not of the form [scheme://][user:password@]"
+        "host[:port] with the scheme http, https, socks4, socks4a, socks5 or "
+        "socks5h; in a password write / ? # @ % and blanks as %2F %3F %23 %40 "
+        "%25 %20";
+    const char *direct = kaws__sys_env("no_proxy"), *proxy = set;
+    const char *name = "proxy";
     kaws_bytes scheme;
     int i;
 
@@ -5910,14 +6453,16 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         direct = kaws__sys_env("NO_PROXY");
     for (i = 0; i < 4 && proxy == NULL; i++)
         proxy = kaws__sys_env(name = kaws__url_proxies[i]);
-    if (proxy == NULL || (direct != NULL && strcmp(direct, "*") == 0))
+    if (proxy == NULL ||
+        (set == NULL && direct != NULL && strcmp(direct, "*") == 0))
         return KAWS_OK;
     scheme = (kaws_bytes){ (const uint8_t *)proxy, strcspn(proxy, ":") };
     *over_tls = kaws__text_alike(scheme, "https");
     if (kaws__url_proxy_ok(proxy))
         return KAWS_OK;
-    if (direct == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
+    if (set != NULL || direct == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s%s %s", name, set != NULL ? ""
+                             : " in the environment", wrong);
     kaws__err_log(hooks, KAWS__LOG_PROXY, name, wrong);
     return KAWS_OK;
 }
@@ -6063,6 +6608,7 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
 #define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
 #define KAWS__CURL_CA_MAX 16777216    /* largest; each connection reads it    */
+#define KAWS__CURL_TOLD     32    /* hosts that are told once; then, again    */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -6072,20 +6618,26 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's era when it lent this last  */
     int           sound;          /* no surplus came with the last reply      */
+    int           told;           /* the log knows its TLS; or it has none    */
     char          origin[KAWS__URL_MAX]; /* the one server that it serves     */
 } kaws__conn;
 
 typedef struct kaws__sender {
     const kaws_hooks *hooks;
-    const char *ca_file;
+    const char *ca_file, *proxy;  /* the config's                             */
     /* Functions of libcurl's TLS library, or NULL. */
     int       (*openssl_pending)(const void *session);
     size_t    (*gnutls_pending)(void *session);
     uint64_t  (*openssl_options)(void *context, uint64_t options);
+    const char *(*openssl_version)(const void *session);
+    long      (*openssl_ctrl)(void *session, int what, long n, void *at);
+    const char *(*openssl_group)(void *session, int group);
     int         proxy_tls;        /* a second TLS session, with the proxy     */
     int         old;              /* libcurl is older than 7.71               */
     kaws__lock  lock;             /* guards all below                         */
     unsigned    era;              /* older connections are not used again     */
+    unsigned    hosts;            /* told so far, overwritten ones too        */
+    uint64_t    told[KAWS__CURL_TOLD];    /* their digests                    */
     kaws__conn *idle;             /* the first was used last                  */
 } kaws__sender;
 
@@ -6102,6 +6654,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     int    headed;                /* those lines are complete                 */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
+    char   version[16], group[48];    /* of TLS; "": not known                */
     char   error[CURL_ERROR_SIZE];
 } kaws__transfer;
 
@@ -6200,6 +6753,61 @@ kaws__curl_tls_silent(const kaws__transfer *t)
 }
 
 
+/* ---- which TLS it is --------------------------------------------------- */
+
+/* Copies what OpenSSL says of the session, which ends with the connection. 134
+ * is SSL_CTRL_GET_NEGOTIATED_GROUP. Libraries that are like OpenSSL may mean
+ * other things by it, so the pointers are NULL for these. OpenSSL before 3.0
+ * does not have the last one. */
+static void
+kaws__curl_note_tls(kaws__transfer *t)
+{
+    const kaws__sender *s = t->s;
+    void *const session = t->tls.internals;
+    const char *name;
+
+    if (session == NULL || t->tls.backend != CURLSSLBACKEND_OPENSSL ||
+        s->openssl_version == NULL)
+        return;
+    name = s->openssl_version(session);
+    (void)snprintf(t->version, sizeof t->version, "%s", name);
+    if (s->openssl_ctrl == NULL || s->openssl_group == NULL)
+        return;
+    name = s->openssl_group(session, (int)s->openssl_ctrl(session, 134, 0,
+                                                          NULL));
+    if (name != NULL)
+        (void)snprintf(t->group, sizeof t->group, "%s", name);
+}
+
+
+/* Tells the log once what TLS the host has spoken. */
+static void
+kaws__curl_tell_tls(const kaws__transfer *t)
+{
+    static const size_t scheme = sizeof "https://" - 1;
+    const kaws_bytes origin = kaws__url_origin(t->q->url);
+    const uint64_t host = kaws__buf_digest(origin);
+    kaws__sender *s = t->s;
+    unsigned i = 0;
+
+    t->conn->told = 1;
+    if (!kaws__buf_begins(origin, "https://"))
+        return;
+    kaws__thread_lock(&s->lock);
+    while (i < KAWS__CURL_TOLD && s->told[i] != host)
+        i++;
+    if (i == KAWS__CURL_TOLD)
+        s->told[s->hosts++ % KAWS__CURL_TOLD] = host;
+    kaws__thread_unlock(&s->lock);
+    if (i == KAWS__CURL_TOLD)
+        kaws__err_log(s->hooks, KAWS__LOG_TLS,
+                      kaws_show((char[96]){ "" }, 96, t->conn->origin + scheme),
+                      t->version[0] != '\0' ? t->version : "TLS",
+                      t->group[0] != '\0' ? ", with the key exchange " : "",
+                      t->group);
+}
+
+
 /* ---- libcurl's callbacks ----------------------------------------------- */
 
 static size_t
@@ -6243,6 +6851,8 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
         t->headed = http / 100 != 1;
         if (tls != NULL)
             t->tls = *tls;
+        if (!t->conn->told)
+            kaws__curl_note_tls(t);
     }
     t->overread |= len >= n && kaws__text_alike(name, chunked);
     kaws_reply_line(t->r, data, len);
@@ -6422,13 +7032,23 @@ kaws__curl_method(const char *method)
 }
 
 
+/* The request's proxy. "": none, because plain HTTP is for this machine alone,
+ * or because the request says so; NULL: the environment's. */
+static const char *
+kaws__curl_proxy(const kaws__transfer *t)
+{
+    return strncmp(t->q->url, "http:", 5) == 0 || t->q->direct ? ""
+         : t->s->proxy;
+}
+
+
 /* Sets the options of this request, and those that all requests share. Only the
  * options that are cast to void may fail: an older libcurl, or one with another
  * TLS library, may not know them.
  * SUPPRESS_CONNECT_HEADERS hides the head of a proxy's answer to CONNECT from
  * us: before libcurl 8.1, a proxy could corrupt the heap with it. CAPATH is
  * cleared, because the folder of CAs that libcurl was built with would count
- * beside CAINFO. Plain HTTP is for this machine alone, so no proxy may get it.
+ * beside CAINFO. NOPROXY: with a proxy that is set, no_proxy does not count.
  * A POST's body without a plaintext is handed over whole, and goes out with the
  * headers in one piece. The method is set last, because POSTFIELDS sets one,
  * too. */
@@ -6439,7 +7059,6 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     const int plain = strncmp(q->url, "http:", 5) == 0;
     const CURLoption method = kaws__curl_method(q->method);
     const int whole = method == CURLOPT_POST && t->first == q->body.len;
-    const char *const proxy = plain || q->direct ? "" : NULL;
     const struct { CURLoption option; long value; } numbers[] = {
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
         { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
@@ -6453,7 +7072,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
         { CURLOPT_VERBOSE, t->s->old }
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
-        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, proxy },
+        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, kaws__curl_proxy(t) },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, whole ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -6479,6 +7098,8 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS, plain ? (long)CURLPROTO_HTTP
                                                   : (long)CURLPROTO_HTTPS);
 #endif
+    if (t->s->proxy != NULL)
+        bad |= curl_easy_setopt(e, CURLOPT_NOPROXY, "");
     if (t->s->ca_file != NULL) {
         bad |= curl_easy_setopt(e, CURLOPT_CAINFO, t->s->ca_file);
         (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
@@ -6551,15 +7172,19 @@ kaws__curl_perform(const kaws__transfer *t)
 
 /* Turns libcurl's code into a status, and says in r->text why there is no
  * reply. If the URL of a proxy with a password is malformed, libcurl may split
- * it in the wrong place, so its message may hold pieces of the password. Then
- * r->text tells only the kind of the error, and what to do. */
+ * it in the wrong place, so its message may hold pieces of the password. If
+ * libcurl cannot use the proxy, its message has the whole URL. Then r->text
+ * tells only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
-    const char *kind = curl_easy_strerror(code), *words = t->error, *proxy;
+    const char *kind = curl_easy_strerror(code), *words = t->error;
+    const char *proxy = kaws__curl_proxy(t), *name = "proxy";
+    const char *via = proxy != NULL && *proxy != '\0' ? "through the proxy: "
+                    : "";
     kaws_reply *r = t->r;
+    int i, unusable;
     long http = 0;
-    int i;
 
     (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
     if (code == CURLE_OK || r->body_len > r->body_max) {
@@ -6569,21 +7194,22 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
     if (t->head > KAWS__CURL_HEAD_MAX ||
         (code == CURLE_OUT_OF_MEMORY && http != 0))
         words = "the reply's headers are far too long, or out of memory";
-    (void)snprintf(r->text, sizeof r->text, "%.127s",
+    unusable = strncmp(words, "Unsupported proxy", 17) == 0;
+    (void)snprintf(r->text, sizeof r->text, "%s%.*s", via,
+                   (int)(sizeof r->text - 1 - strlen(via)),
                    words[0] != '\0' ? words : kind);
-    for (i = 3; i >= 0; i--) {
-        proxy = kaws__sys_env(kaws__url_proxies[i]);
+    for (i = t->s->proxy != NULL ? 0 : 3; i >= 0; i--) {
+        if ((proxy = t->s->proxy) == NULL)
+            proxy = kaws__sys_env(name = kaws__url_proxies[i]);
         if (proxy != NULL && strchr(proxy, '@') != NULL &&
-            !kaws__url_proxy_ok(proxy))
+            (unusable || !kaws__url_proxy_ok(proxy)))
             (void)snprintf(r->text, sizeof r->text, "%s (check %s: percent-"
-                           "encode its user and password)", kind,
-                           kaws__url_proxies[i]);
+                           "encode its user and password)", kind, name);
     }
     if (code == CURLE_ABORTED_BY_CALLBACK)
         return KAWS_CANCELLED;
-    return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
-           strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
-                                                        : KAWS_NETWORK;
+    return unusable || code == CURLE_SSL_CACERT_BADFILE ||
+           code == CURLE_URL_MALFORMAT ? KAWS_CONFIG : KAWS_NETWORK;
 }
 
 
@@ -6620,6 +7246,8 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
     if (t.easy != NULL)
         (void)curl_multi_remove_handle(t.conn->multi, t.easy);
     curl_easy_cleanup(t.easy);
+    if (status == KAWS_OK && !t.conn->told)
+        kaws__curl_tell_tls(&t);
     kaws_wipe(&t, sizeof t);
     return status;
 }
@@ -6635,10 +7263,10 @@ kaws__curl_global(void)
 }
 
 
-/* `ca_file` is borrowed as long as the sender is open. `plain`: all requests
- * are for plain HTTP, which uses no proxy. */
+/* The config's ca_file and proxy are borrowed as long as the sender is open.
+ * `plain`: the requests to AWS KMS are for plain HTTP, which uses no proxy. */
 static kaws_status
-kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
+kaws__curl_open(void **out, const kaws_hooks *hooks, const kaws_config *cfg,
                 int plain, kaws_error *err)
 {
     static kaws__once once = KAWS__ONCE;
@@ -6654,20 +7282,25 @@ kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
     }
     kaws__thread_once(&once, kaws__curl_global);
     s->hooks = hooks;
-    s->ca_file = ca_file;
+    s->ca_file = cfg->ca_file;
+    s->proxy = cfg->proxy;
     v = curl_version_info(CURLVERSION_NOW);
     tls = v->ssl_version != NULL ? v->ssl_version : "";
     s->old = v->version_num < 0x074700;
-    if (strncmp(tls + (*tls == '('), "OpenSSL/", 8) == 0)
+    if (strncmp(tls + (*tls == '('), "OpenSSL/", 8) == 0) {
         kaws__curl_symbol("SSL_CTX_set_options", &s->openssl_options);
+        kaws__curl_symbol("SSL_get_version", &s->openssl_version);
+        kaws__curl_symbol("SSL_ctrl", &s->openssl_ctrl);
+        kaws__curl_symbol("SSL_group_to_name", &s->openssl_group);
+    }
     kaws__curl_symbol("SSL_has_pending", &s->openssl_pending);
     if (s->openssl_pending == NULL)       /* OpenSSL before 1.1.0            */
         kaws__curl_symbol("SSL_pending", &s->openssl_pending);
     kaws__curl_symbol("gnutls_record_check_pending", &s->gnutls_pending);
-    if (ca_file != NULL)
-        status = kaws__curl_check_ca(ca_file, err);
-    if (status == KAWS_OK && !plain)
-        status = kaws__url_check_proxy(hooks, &s->proxy_tls, err);
+    if (s->ca_file != NULL)
+        status = kaws__curl_check_ca(s->ca_file, err);
+    if (status == KAWS_OK && (s->proxy != NULL || !plain))
+        status = kaws__url_check_proxy(hooks, s->proxy, &s->proxy_tls, err);
     if (status == KAWS_OK && kaws__sys_env("SSLKEYLOGFILE") != NULL)
         kaws__err_log(hooks, KAWS__LOG_TLS_KEYS);
     *out = s;
@@ -6691,8 +7324,8 @@ kaws__curl_close(kaws__sender *s)
 #else
 
 /* There is no sender, so only the first of these is ever reached. */
-#define kaws__curl_open(out, hooks, ca_file, plain, err) \
-    ((void)(ca_file), (void)(plain), \
+#define kaws__curl_open(out, hooks, cfg, plain, err) \
+    ((void)(plain), \
      kaws__err_set(err, KAWS_CONFIG, "built without libcurl " \
                    "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send has to be " \
                    "set"))
@@ -6737,17 +7370,21 @@ typedef struct kaws__http {
 } kaws__http;
 
 
-/* For ca_file and plain see kaws__curl_open(). Close it even if this fails. */
+/* For cfg and plain see kaws__curl_open(). Close it even if this fails. */
 static kaws_status
-kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
-                int plain, kaws_error *err)
+kaws__http_open(kaws__http *http, const kaws_hooks *hooks,
+                const kaws_config *cfg, int plain, kaws_error *err)
 {
     memset(http, 0, sizeof *http);
     if (kaws__thread_lock_init(&http->lock, KAWS__RANK_HTTP) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for request ids");
     http->hooks = hooks;
+    if (hooks->send != NULL && cfg->proxy != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "proxy is set, and so is "
+                             "hooks.send, which would not use it; set one of "
+                             "them only");
     return hooks->send != NULL ? KAWS_OK
-         : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
+         : kaws__curl_open(&http->sender, hooks, cfg, plain, err);
 }
 
 
@@ -6878,9 +7515,644 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 
 
 /* ==========================================================================
+ * ROOM  arn      what ARNs, regions and endpoints of AWS say
+ * ==========================================================================
+ * Uses: err buf text url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_has_fips
+ *        arn_parse arn_target arn_fits arn_is_multi arn_move arn_unrelated
+ *        arn_endpoint_ok arn_url
+ *
+ * Pure functions and their tables: they keep no state, and send no request.
+ *
+ *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
+ *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
+ *
+ * A target is the KMS key that a request names, and the region that the request
+ * goes to. If the KMS key is named by ARN, the region is the ARN's, so an old
+ * entry stays readable whatever the settings say now.
+ */
+
+#define KAWS__ARN_MAX        255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
+
+typedef struct kaws__arn {
+    kaws_bytes partition, region, account, resource;
+} kaws__arn;
+
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];       /* "" = no KMS key                  */
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
+
+/* Which of a region's hosts is meant; 0: the usual one. */
+enum { KAWS__FIPS = 1, KAWS__DUALSTACK = 2 };
+
+typedef struct kaws__partition {
+    const char *prefix;           /* of its regions' names                    */
+    const char *name;             /* in ARNs                                  */
+    const char *suffix[2];        /* of its hosts, and of its dual-stack ones */
+    int         sts_is_fips;      /* STS's usual hosts are its FIPS hosts     */
+} kaws__partition;
+
+
+/* The partition of a region (botocore's endpoint rules, 2026). All regions
+ * that no other prefix fits are in the last partition. */
+static const kaws__partition *
+kaws__arn_partition(const char *region)
+{
+    static const kaws__partition partitions[] = {
+        { "cn-",      "aws-cn",
+          { "amazonaws.com.cn", "api.amazonwebservices.com.cn" }, 0 },
+        { "us-gov-",  "aws-us-gov", { "amazonaws.com",  "api.aws" }, 1 },
+        { "us-iso-",  "aws-iso",    { "c2s.ic.gov",     "api.aws.ic.gov" }, 0 },
+        { "us-isob-", "aws-iso-b",  { "sc2s.sgov.gov",  "api.aws.scloud" }, 0 },
+        { "eu-isoe-", "aws-iso-e",
+          { "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk" }, 0 },
+        { "us-isof-", "aws-iso-f",
+          { "csp.hci.ic.gov", "api.aws.hci.ic.gov" }, 0 },
+        { "eusc-",    "aws-eusc",
+          { "amazonaws.eu",   "api.amazonwebservices.eu" }, 0 },
+        { "",         "aws",        { "amazonaws.com",  "api.aws" }, 0 }
+    };
+    const kaws__partition *p = partitions;
+
+    while (strncmp(region, p->prefix, strlen(p->prefix)) != 0)
+        p++;
+    return p;
+}
+
+
+/* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
+ * The region becomes part of a host name, so nothing else may be in it. */
+static int
+kaws__arn_region_ok(kaws_bytes region)
+{
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text, *word = text;
+    size_t n, words = 0;
+
+    if (!kaws__buf_copy_text(text, sizeof text, region))
+        return 0;
+    for (; (*at >= 'a' && *at <= 'z') || (*at == '-' && at > word); at++)
+        if (*at == '-') {
+            word = at + 1;
+            words++;
+        }
+    n = strspn(word, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && word[n] == '\0';
+}
+
+
+/* Letters, digits, - / and _ make up key ids and names of aliases. */
+static int
+kaws__arn_word_ok(kaws_bytes word)
+{
+    size_t i = 0;
+
+    while (i < word.len && (kaws__text_folded(word.at[i]) ||
+                            word.at[i] == '-' || word.at[i] == '/' ||
+                            word.at[i] == '_'))
+        i++;
+    return i > 0 && i == word.len;
+}
+
+
+/* Returns what the table has of a region: "k" if AWS has a FIPS host for KMS
+ * there, "s" for one for STS, up to a blank; or NULL if it does not have the
+ * region. Both are as when this was written (botocore's endpoints.json). */
+static const char *
+kaws__arn_known(const char *region)
+{
+    static const char regions[] =
+        " af-south-1:k ap-east-1:k ap-east-2: ap-northeast-1:k "
+        "ap-northeast-2:k ap-northeast-3:k ap-south-1:k ap-south-2:k "
+        "ap-southeast-1:k ap-southeast-2:k ap-southeast-3:k ap-southeast-4:k "
+        "ap-southeast-5:k ap-southeast-6: ap-southeast-7:k ca-central-1:k "
+        "ca-west-1:k cn-north-1: cn-northwest-1: eu-central-1:k eu-central-2:k "
+        "eu-isoe-west-1:k eu-north-1:k eu-south-1:k eu-south-2:k eu-west-1:k "
+        "eu-west-2:k eu-west-3:k eusc-de-east-1: il-central-1:k me-central-1:k "
+        "me-south-1:k mx-central-1:k sa-east-1:k us-east-1:ks us-east-2:ks "
+        "us-gov-east-1:ks us-gov-west-1:ks us-iso-east-1:k us-iso-west-1:k "
+        "us-isob-east-1:k us-isob-west-1: us-isof-east-1:k us-isof-south-1:k "
+        "us-west-1:ks us-west-2:ks ";
+    char word[KAWS__ARN_REGION_MAX + 3];
+    const char *at;
+
+    (void)snprintf(word, sizeof word, " %s:", region);
+    at = strstr(regions, word);
+    return at == NULL ? NULL : at + strlen(word);
+}
+
+
+static int
+kaws__arn_is_known(const char *region)
+{
+    return kaws__arn_known(region) != NULL;
+}
+
+
+/* Whether AWS has a FIPS host for "kms" or "sts" in that region, as far as we
+ * know. The name of one can be made for every region. */
+static int
+kaws__arn_has_fips(const char *service, const char *region)
+{
+    const char *const marks = kaws__arn_known(region);
+
+    return marks != NULL && memchr(marks, service[0], strcspn(marks, " "));
+}
+
+
+/* Splits the ARN of a KMS key or of an alias. Returns NULL, or why the text is
+ * not one. */
+static const char *
+kaws__arn_split(kaws_bytes text, kaws__arn *out)
+{
+    char region[KAWS__ARN_REGION_MAX + 1], account[13];
+    kaws_bytes arn, kms, rest = text;
+    kaws_bytes *const parts[] = { &arn, &out->partition, &kms, &out->region,
+                                  &out->account };
+    size_t i;
+
+    for (i = 0; i < 5; i++) {
+        const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
+                                            : NULL;
+        if (colon == NULL)
+            return "it does not have six parts with colons between them";
+        parts[i]->at = rest.at;
+        parts[i]->len = (size_t)(colon - rest.at);
+        rest.len -= parts[i]->len + 1;
+        rest.at = colon + 1;
+    }
+    out->resource = rest;
+    if (text.len > KAWS__ARN_MAX || !kaws__buf_same(arn, kaws__buf_of("arn")) ||
+        !kaws__buf_same(kms, kaws__buf_of("kms")))
+        return "it does not begin with arn:PARTITION:kms:";
+    if (!kaws__buf_copy_text(account, sizeof account, out->account) ||
+        strspn(account, "0123456789") != 12)
+        return "its account is not 12 digits";
+    if (!kaws__arn_region_ok(out->region) ||
+        !kaws__buf_copy_text(region, sizeof region, out->region))
+        return "its region is not one of AWS";
+    if (!kaws__buf_same(out->partition,
+                        kaws__buf_of(kaws__arn_partition(region)->name)))
+        return "its region belongs to another partition than it says";
+    return kaws__arn_word_ok(rest) && (kaws__buf_begins(rest, "key/") ||
+                                       kaws__buf_begins(rest, "alias/"))
+         ? NULL : "it does not end with key/ or alias/ and a name";
+}
+
+
+static int
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
+{
+    return kaws__arn_split(text, out) == NULL;
+}
+
+
+/* Makes the target of a KMS key as the user names it. `region` counts only if
+ * that name is not an ARN. */
+static kaws_status
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
+                 kaws_error *err)
+{
+    kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
+    kaws__arn arn;
+    const char *wrong = kaws__arn_split(id, &arn);
+    char shown[96];
+
+    if (wrong == NULL)
+        where = arn.region;
+    else if (kaws__buf_begins(id, "arn:"))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the ARN of a KMS "
+                             "key: %s", kaws__text_show(shown, sizeof shown,
+                                                        id), wrong);
+    else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
+                             "alias of a KMS key (an alias begins with alias/, "
+                             "an ARN with arn:aws:kms:)",
+                             kaws__text_show(shown, sizeof shown, id));
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
+    (void)kaws__buf_copy_text(target->region, sizeof target->region, where);
+    return KAWS_OK;
+}
+
+
+/* Whether the ARN in a reply can be that of the target's KMS key. */
+static int
+kaws__arn_fits(const kaws__target *target, const char *arn_text)
+{
+    kaws_bytes id = kaws__buf_of(target->key_id);
+    kaws__arn want, got;
+
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
+        !kaws__buf_begins(got.resource, "key/") ||
+        !kaws__buf_same(got.region, kaws__buf_of(target->region)))
+        return 0;
+    if (!kaws__arn_parse(id, &want))
+        return kaws__buf_begins(id, "alias/") ||
+               strcmp(strchr(arn_text, '/') + 1, target->key_id) == 0;
+    return kaws__buf_begins(want.resource, "key/")
+         ? strcmp(target->key_id, arn_text) == 0
+         : kaws__buf_same(want.partition, got.partition) &&
+           kaws__buf_same(want.account, got.account);
+}
+
+
+/* ---- multi-region keys: one KMS key in several regions ------------------ */
+
+/* Is it the id or the ARN of a multi-region key? An alias never is: in another
+ * region the same alias may mean another KMS key. */
+static int
+kaws__arn_is_multi(const char *key_id)
+{
+    const char *slash = strchr(key_id, '/');
+    kaws__arn arn;
+
+    if (!kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        return slash == NULL && strncmp(key_id, "mrk-", 4) == 0;
+    return kaws__buf_begins(arn.resource, "key/mrk-");
+}
+
+
+/* Writes what names the same multi-region key in another region: only the
+ * region of its ARN differs. */
+static void
+kaws__arn_move(kaws__target *out, const char *key_id, const char *region)
+{
+    kaws__buf to = kaws__buf_fixed(out->key_id, sizeof out->key_id);
+    kaws__arn arn;
+
+    memset(out->key_id, 0, sizeof out->key_id);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn)) {
+        kaws__buf_put(&to, key_id, (size_t)((const char *)arn.region.at -
+                                            key_id));
+        kaws__buf_text(&to, region);
+        key_id = (const char *)arn.region.at + arn.region.len;
+    }
+    kaws__buf_text(&to, key_id);
+    (void)kaws__buf_copy_text(out->region, sizeof out->region,
+                              kaws__buf_of(region));
+}
+
+
+/* Why the ARN in a reply from `region` cannot be that of the wanted
+ * multi-region key there; NULL if it can. `want` is an ARN, or a key id. */
+static const char *
+kaws__arn_unrelated(const char *want, kaws_bytes got_text, const char *region)
+{
+    kaws_bytes id = kaws__buf_of(want);
+    kaws__arn arn, got;
+    int whole = kaws__arn_parse(id, &arn);
+
+    if (!kaws__arn_parse(got_text, &got))
+        return "it is not the ARN of a KMS key";
+    if (!kaws__buf_begins(got.resource, "key/mrk-"))
+        return "it is not a multi-region key";
+    if (!kaws__buf_same(got.region, kaws__buf_of(region)))
+        return "it is in another region than the one that was asked";
+    if (whole && (!kaws__buf_same(got.partition, arn.partition) ||
+                  !kaws__buf_same(got.account, arn.account)))
+        return "it belongs to another account";
+    if (!whole) {
+        got.resource.at += strlen("key/");
+        got.resource.len -= strlen("key/");
+    }
+    return kaws__buf_same(got.resource, whole ? arn.resource : id)
+         ? NULL : "it is a different multi-region key";
+}
+
+
+/* ---- where requests go ------------------------------------------------- */
+
+/* Is it https://host[:port][/], or http:// to this machine? */
+static int
+kaws__arn_endpoint_ok(const char *endpoint)
+{
+    static const char *const begins[] = { "https://", "http://localhost",
+                                          "http://127.0.0.1", "http://[::1]" };
+    kaws_bytes host = { NULL, 0 };
+    size_t i, n;
+
+    for (i = 0; i < 4 && host.at == NULL; i++) {
+        n = strlen(begins[i]);
+        if (strncmp(endpoint, begins[i], n) == 0 &&
+            (i == 0 || strchr(":/", endpoint[n]) != NULL))
+            host = kaws__buf_of(strchr(endpoint, '/') + 2);
+    }
+    host.len -= host.len > 0 && host.at[host.len - 1] == '/';
+    return host.len <= 150 && kaws__url_host_ok(host);
+}
+
+
+/* Where requests to "kms" or "sts" go: to the region's own host that `flags`
+ * mean, or to the endpoint, if that is not NULL. */
+static void
+kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
+              const char *region, int flags)
+{
+    const kaws__partition *const p = kaws__arn_partition(region);
+    const int dual = (flags & KAWS__DUALSTACK) != 0;
+    const int usual = !(flags & KAWS__FIPS) ||
+                      (p->sts_is_fips && *service == 's' && !dual);
+
+    if (endpoint == NULL)
+        (void)snprintf(out, cap, "https://%s%s.%s.%s/", service,
+                       usual ? "" : "-fips", region, p->suffix[dual]);
+    else
+        (void)snprintf(out, cap, "%s%s", endpoint,
+                       endpoint[strlen(endpoint) - 1] == '/' ? "" : "/");
+}
+
+
+/* ==========================================================================
+ * ROOM  regions  the failover regions of the settings
+ * ==========================================================================
+ * Uses: err buf text ini arn
+ * Gives: regions_open regions_suit regions_serves regions_endpoint
+ *
+ * A multi-region key exists, with one id and one key material, in several
+ * regions: what one of them seals, each of them opens. So if the KMS key's own
+ * region does not answer, the regions of this list may, in their order. This
+ * room reads the list. Room route follows it.
+ */
+
+enum { KAWS__REGIONS_MAX = 8 };
+
+typedef struct kaws__regions {
+    int count;
+    struct {
+        char region[KAWS__ARN_REGION_MAX + 1];
+        char endpoint[168];       /* "": the region's own host                */
+    } to[KAWS__REGIONS_MAX];
+} kaws__regions;
+
+
+/* Cuts the next item, without the blanks around it, off the front of a list. */
+static kaws_bytes
+kaws__regions_item(const char **list)
+{
+    const uint8_t *const at = (const uint8_t *)*list;
+    const size_t len = strcspn(*list, ",");
+
+    *list += len + (at[len] == ',');
+    return kaws__ini_trim(at, at + len);
+}
+
+
+/* Adds "REGION" or "REGION=URL" to the list. Returns NULL, or why not. */
+static const char *
+kaws__regions_add(kaws__regions *r, kaws_bytes item)
+{
+    const uint8_t *sign = item.len > 0 ? memchr(item.at, '=', item.len) : NULL;
+    const uint8_t *const end = item.at + item.len;
+    kaws_bytes region = kaws__ini_trim(item.at, sign != NULL ? sign : end);
+    kaws_bytes url = { NULL, 0 };
+    int i;
+
+    if (item.len == 0)
+        return "nothing stands before one of its commas";
+    if (r->count == KAWS__REGIONS_MAX)
+        return "there can be 8 regions at most";
+    if (!kaws__arn_region_ok(region) ||
+        !kaws__buf_copy_text(r->to[r->count].region,
+                             sizeof r->to[r->count].region, region))
+        return "that is not a region of AWS, such as eu-west-1, or "
+               "eu-west-1=https://host (in lower case, with commas between "
+               "regions)";
+    for (i = 0; i < r->count; i++)
+        if (strcmp(r->to[i].region, r->to[r->count].region) == 0)
+            return "that region is in the list twice";
+    if (sign != NULL)
+        url = kaws__ini_trim(sign + 1, end);
+    if (!kaws__buf_copy_text(r->to[r->count].endpoint,
+                             sizeof r->to[r->count].endpoint, url) ||
+        (sign != NULL && !kaws__arn_endpoint_ok(r->to[r->count].endpoint)))
+        return "what follows its = is not of the form https://host or "
+               "https://host:port";
+    r->count++;
+    return NULL;
+}
+
+
+/* Reads the list of config.failover_regions; NULL or blank: it is empty.
+ * All regions must be in the partition of `region`. */
+static kaws_status
+kaws__regions_open(kaws__regions *r, const char *list, const char *region,
+                   kaws_error *err)
+{
+    const char *why;
+    kaws_bytes item;
+
+    r->count = 0;
+    if (list == NULL)
+        return KAWS_OK;
+    list += strspn(list, " \t");
+    while (*list != '\0') {
+        item = kaws__regions_item(&list);
+        why = kaws__regions_add(r, item);
+        if (why == NULL &&
+            kaws__arn_partition(r->to[r->count - 1].region) !=
+            kaws__arn_partition(region))
+            why = "that region is in a different partition of AWS than the KMS "
+                  "key";
+        if (why != NULL)
+            return kaws__err_set(err, KAWS_CONFIG, "failover_regions: '%s': %s",
+                                 KAWS__SHOW(item), why);
+        list += strspn(list, " \t");
+    }
+    return KAWS_OK;
+}
+
+
+/* Whether that region of the list may answer in place of home. */
+static int
+kaws__regions_serves(const kaws__regions *r, int i, const char *home)
+{
+    return strcmp(r->to[i].region, home) != 0 &&
+           kaws__arn_partition(r->to[i].region) == kaws__arn_partition(home);
+}
+
+
+/* Returns the URL that the list has for the region: that is where all requests
+ * in it go. If it has none, returns `other`. */
+static const char *
+kaws__regions_endpoint(const kaws__regions *r, const char *region,
+                       const char *other)
+{
+    int i;
+
+    for (i = 0; i < r->count; i++)
+        if (r->to[i].endpoint[0] != '\0' &&
+            strcmp(r->to[i].region, region) == 0)
+            return r->to[i].endpoint;
+    return other;
+}
+
+
+/* A KMS key that is no multi-region key could never be replaced: CONFIG. For an
+ * alias, only a reply tells. */
+static kaws_status
+kaws__regions_suit(const kaws__regions *r, const char *key_id, kaws_error *err)
+{
+    kaws__arn arn;
+    int alias = kaws__arn_parse(kaws__buf_of(key_id), &arn)
+              ? kaws__buf_begins(arn.resource, "alias/")
+              : strncmp(key_id, "alias/", 6) == 0;
+
+    if (r->count == 0 || *key_id == '\0' || alias ||
+        kaws__arn_is_multi(key_id))
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_CONFIG, "failover_regions is set, but the "
+                         "KMS key %s is not a multi-region key, which exists "
+                         "in several regions and has an id that begins with "
+                         "mrk-: make one (aws kms create-key --multi-region) "
+                         "and its replicas (aws kms replicate-key), and set it "
+                         "as the KMS key; or unset failover_regions", key_id);
+}
+
+
+/* ==========================================================================
+ * ROOM  hosts    which hosts of AWS KMS and AWS STS the ring asks
+ * ==========================================================================
+ * Uses: sys err buf text arn regions
+ * Gives: hosts_open hosts_url hosts_doubt hosts_doubt_all
+ *
+ * They are those of the region, by the rules in room arn, unless a URL is set.
+ * It is used as it is: an administrator who sets a URL means that URL.
+ */
+
+typedef struct kaws__hosts {
+    const char *kms, *sts;        /* endpoints: borrowed; NULL: by region     */
+    const kaws__regions *listed;  /* borrowed: their URLs; NULL: none         */
+    int         flags;            /* KAWS__FIPS and KAWS__DUALSTACK           */
+    char        doubted[KAWS__ARN_REGION_MAX + 1];    /* the last one         */
+} kaws__hosts;
+
+
+/* A switch is on if the config says so or, with "native", a variable. */
+static kaws_status
+kaws__hosts_switch(kaws__hosts *h, const char *auth, int on, const char *name,
+                   int flag, kaws_error *err)
+{
+    const int native = auth != NULL && strcmp(auth, "native") == 0;
+    const char *value = native ? kaws__sys_own_env(name) : NULL;
+    const kaws_bytes is = kaws__buf_of(value != NULL ? value : "false");
+    const int variable = kaws__text_alike(is, "true");
+
+    if (on || variable)
+        h->flags |= flag;
+    return variable || kaws__text_alike(is, "false") ? KAWS_OK
+         : kaws__err_set(err, KAWS_CONFIG, "%s in the environment is '%s', and "
+                         "has to be true or false", name, KAWS__SHOW(is));
+}
+
+
+/* Checks an endpoint, which may be NULL. */
+static kaws_status
+kaws__hosts_check(const kaws__hosts *h, const kaws_hooks *hooks,
+                  const char *name, const char *url, kaws_error *err)
+{
+    const char *const shown = KAWS__SHOW(kaws__buf_of(url != NULL ? url : ""));
+
+    if (url == NULL)
+        return KAWS_OK;
+    if (!kaws__arn_endpoint_ok(url))
+        return kaws__err_set(err, KAWS_CONFIG, "%s '%s' is not of the form "
+                             "https://host or https://host:port", name, shown);
+    if (h->flags & KAWS__FIPS)
+        kaws__err_log(hooks, KAWS__LOG_FIPS_AS_SET, name, shown);
+    return KAWS_OK;
+}
+
+
+/* The config's strings are borrowed, and the regions, which may be read later.
+ */
+static kaws_status
+kaws__hosts_open(kaws__hosts *h, const kaws_hooks *hooks,
+                 const kaws_config *cfg, const kaws__regions *listed,
+                 kaws_error *err)
+{
+    kaws_status status;
+
+    *h = (kaws__hosts){ .kms = cfg->endpoint, .sts = cfg->sts_endpoint,
+                        .listed = listed };
+    status = kaws__hosts_switch(h, cfg->auth, cfg->fips,
+                                "AWS_USE_FIPS_ENDPOINT", KAWS__FIPS, err);
+    if (status == KAWS_OK)
+        status = kaws__hosts_switch(h, cfg->auth, cfg->dualstack,
+                                    "AWS_USE_DUALSTACK_ENDPOINT",
+                                    KAWS__DUALSTACK, err);
+    if (status == KAWS_OK)
+        status = kaws__hosts_check(h, hooks, "endpoint", h->kms, err);
+    if (status == KAWS_OK)
+        status = kaws__hosts_check(h, hooks, "sts_endpoint", h->sts, err);
+    return status;
+}
+
+
+/* Returns the URL that is set for requests to "kms" or "sts" in a region, or
+ * NULL. Of those for KMS, the list's goes first. `endpoint` is for home. */
+static const char *
+kaws__hosts_set(const kaws__hosts *h, const char *service, const char *region,
+                int at_home)
+{
+    const char *const endpoint = at_home ? h->kms : NULL;
+
+    return *service == 's' ? h->sts : h->listed == NULL ? endpoint
+         : kaws__regions_endpoint(h->listed, region, endpoint);
+}
+
+
+/* Where requests to "kms" or "sts" go, for a region. */
+static void
+kaws__hosts_url(const kaws__hosts *h, char *out, size_t cap,
+                const char *service, const char *region, int at_home)
+{
+    kaws__arn_url(out, cap, service,
+                  kaws__hosts_set(h, service, region, at_home), region,
+                  h->flags);
+}
+
+
+/* Warns if requests to a region would be for a FIPS host that is not there, but
+ * not twice in a row. */
+static void
+kaws__hosts_doubt(kaws__hosts *h, const kaws_hooks *hooks, const char *service,
+                  const char *region)
+{
+    if (!(h->flags & KAWS__FIPS) || strcmp(h->doubted, region) == 0 ||
+        kaws__hosts_set(h, service, region, 1) != NULL)
+        return;
+    (void)snprintf(h->doubted, sizeof h->doubted, "%s", region);
+    if (!kaws__arn_has_fips(service, region))
+        kaws__err_log(hooks, KAWS__LOG_NO_FIPS, *service == 'k' ? "AWS KMS"
+                      : "AWS STS", region);
+}
+
+
+/* The same for KMS at home, and in all regions of the list. */
+static void
+kaws__hosts_doubt_all(kaws__hosts *h, const kaws_hooks *hooks, const char *home)
+{
+    const kaws__regions *const r = h->listed;
+    kaws__hosts there = { .listed = r, .flags = h->flags };
+    int i;
+
+    kaws__hosts_doubt(h, hooks, "kms", home);
+    for (i = 0; i < r->count; i++) {
+        const char *const region = r->to[i].region;
+        (void)kaws__hosts_check(&there, hooks, "failover_regions",
+                                kaws__hosts_set(&there, "kms", region, 0),
+                                NULL);
+        if (strcmp(region, home) != 0)
+            kaws__hosts_doubt(&there, hooks, "kms", region);
+    }
+}
+
+
+/* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err mem buf text sigv4 url http
+ * Uses: thread disk err mem buf text json sigv4 http hosts
  * Gives: sources_judge sources_open sources_read sources_end
  *
  * A source has a name, and a function that finds credentials or says why there
@@ -6902,35 +8174,49 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 #define KAWS__SOURCES_TEXT_MAX  6144
 
 typedef struct kaws__source kaws__source;
+typedef struct kaws__sources kaws__sources;
 
 typedef struct kaws__seek {       /* what a source is told, and what it finds */
     int          refused;         /* AWS refused those that we have           */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
     kaws__http  *http;            /* for a source that is asked over HTTP     */
+    const char  *region;          /* of the KMS key; there AWS STS is asked   */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
     kaws_bytes   found[3];        /* id, secret, token; no id: nothing new    */
     int64_t      expires;         /* Unix seconds; 0: they do not             */
+    char         owner[192];      /* whose they are, for a log; "": not told  */
 } kaws__seek;
 
-typedef struct kaws__sources {
+/* A role, and what AWS STS is told to give its credentials. All are borrowed;
+ * all but the ARN may be NULL. */
+typedef struct kaws__role {
+    const char *arn;
+    const char *external_id, *session;
+    const char *token_file;       /* a web identity's; NULL: we sign          */
+    int         seconds;          /* that they live; 0: as AWS likes          */
+} kaws__role;
+
+struct kaws__sources {
     const kaws_hooks   *hooks;
     const kaws__source *source;   /* the row that is configured               */
     const char *conf_file;        /* borrowed; may be NULL                    */
     int         native;           /* the row is one of room native's          */
     const char *profile;          /* as the config has them: borrowed, or     */
     const char *files[2];         /* NULL; config file, credentials file      */
-    char        sts_url[KAWS__URL_MAX];
+    kaws__role  role;             /* that follows; the ARN is NULL: none      */
+    kaws_status (*then)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
+                                  /* goes on to it; NULL: the row does that   */
+    kaws__hosts hosts;            /* of AWS STS                               */
     char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
-} kaws__sources;
+};
 
 struct kaws__source {
     const char *name;             /* as messages call it                      */
     kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
-    int         remote;           /* asked over HTTP: an outage is remembered */
 };
 
 
@@ -6953,7 +8239,9 @@ enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
 static const char *
 kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 {
-    for (*at = value.at; *at < value.at + value.len; ++*at)
+    size_t i = 0;
+
+    for (*at = value.at; i < value.len; i++, ++*at)
         if (**at <= ' ' || **at > '~')
             return **at == ' ' || **at == '\t'
                  ? "a blank" : "a byte that is not visible ASCII";
@@ -6974,9 +8262,9 @@ kaws__sources_is_id(kaws_bytes text, const char *begins)
 static const char *
 kaws__sources_lacks(const kaws_bytes found[3], int *part)
 {
-    const int brief = kaws__sources_is_id(found[0], "ASIA");
+    const int parts = kaws__sources_is_id(found[0], "ASIA") ? 3 : 2;
 
-    for (*part = 0; *part < KAWS__TOKEN + brief; ++*part)
+    for (*part = 0; *part < parts; ++*part)
         if (found[*part].len == 0)
             return *part < KAWS__TOKEN ? "is missing" : "is missing; an id "
                    "that begins with ASIA needs one";
@@ -7180,14 +8468,64 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
 }
 
 
+/* Finds the credentials in a JSON object, as MySQL's keyring component has them
+ * in its settings. Returns "", or what is wrong. */
+static const char *
+kaws__sources_json(kaws__conf *c, uint8_t *text, size_t len,
+                   kaws_bytes found[3])
+{
+    kaws__member want[] = { { "access_key_id", { NULL, 0 }, 0 },
+                            { "access_key_secret", { NULL, 0 }, 0 },
+                            { "session_token", { NULL, 0 }, 0 } };
+    kaws__json j = { .at = text, .end = text + len, .line = text,
+                     .inside = "aws_authentication" };
+    const char *between, *wrong = kaws__json_read_in(&j, want, 3);
+    size_t i;
+    int part;
+
+    *c = (kaws__conf){ .found = found };
+    for (i = 0; i < 3; i++)
+        found[i] = want[i].value;
+    if (wrong != NULL)
+        (void)snprintf(c->wrong, sizeof c->wrong, "line %d, column %d: %s",
+                       j.lines + 1, (int)(j.at - j.line) + 1, wrong);
+    else if ((wrong = kaws__sources_judge(found, &part, &between)) != NULL)
+        (void)snprintf(c->wrong, sizeof c->wrong, "%s.%s%s%s", j.inside,
+                       want[part].name, between, wrong);
+    return c->wrong;
+}
+
+
+static const char kaws__sources_form[] = "the file has to hold the access key "
+    "id, the secret access key and, if there is one, the session token, each on"
+    " its own line";
+
+
+/* Finds the credentials in the conf file's text. If it is JSON, *form says what
+ * has to be there. */
+static const char *
+kaws__sources_text(kaws__conf *c, uint8_t *text, size_t len,
+                   kaws_bytes found[3], const char **form)
+{
+    kaws__json j = { .at = text, .end = text + len };
+
+    if (kaws__json_peek(&j) != '{')
+        return kaws__sources_parse(c, (kaws_bytes){ text, len }, found);
+    *form = "JSON is read only as MySQL's keyring component has it: with an "
+            "object aws_authentication of access_key_id and access_key_secret";
+    return kaws__sources_json(c, text, len, found);
+}
+
+
 /* ---- the sources ------------------------------------------------------- */
 
-/* After a refusal, the conf file is read only if it has changed. */
+/* After a refusal, the conf file is read only if it has changed, or if what was
+ * refused were a role's credentials. */
 static kaws_status
 kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
     kaws_bytes all = { seek->text, 0 };
-    const char *wrong;
+    const char *wrong, *form = kaws__sources_form;
     kaws__conf conf;
     kaws__stat st = { 0 };
     int fd = -1, same = 0, os;
@@ -7197,7 +8535,8 @@ kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
                              "the file with the AWS credentials");
     os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
-        same = seek->refused && st.mtime_ns == s->seen.mtime_ns &&
+        same = seek->refused && s->then == NULL &&
+               st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
             os = kaws__disk_read_at(fd, 0, seek->text, KAWS__SOURCES_TEXT_MAX,
@@ -7212,12 +8551,10 @@ kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
     wrong = !st.regular ? "it is not a file"
           : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
           : all.len == 0 ? "it is empty"
-          : kaws__sources_parse(&conf, all, seek->found);
+          : kaws__sources_text(&conf, seek->text, all.len, seek->found, &form);
     if (*wrong != '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; the "
-                             "file has to hold the access key id, the secret "
-                             "access key and, if there is one, the session "
-                             "token, each on its own line", s->shown, wrong);
+        return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; %s",
+                             s->shown, wrong, form);
     s->seen = st;
     if (!st.lent)
         kaws__err_others(s->hooks, "the conf file", s->shown, &st);
@@ -7269,8 +8606,8 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 
 
 static const kaws__source kaws__sources_table[] = {
-    { "the program", kaws__sources_program, 0 },  /* if hooks.creds is set    */
-    { "the conf file", kaws__sources_file, 0 }
+    { "the program", kaws__sources_program },     /* if hooks.creds is set    */
+    { "the conf file", kaws__sources_file }
 };                                /* for config.auth, see native_table        */
 
 
@@ -7311,11 +8648,21 @@ kaws__sources_end(kaws_bytes id, char end[5])
 static kaws_status
 kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
+    int64_t begun_ms = 0, left;
     kaws_status status;
 
+    if (s->then != NULL)
+        begun_ms = s->hooks->ticks_ms(s->hooks->ctx);
     memset(seek->found, 0, sizeof seek->found);
     seek->expires = 0;
+    seek->owner[0] = '\0';
     status = s->source->find(s, seek, err);
+    if (status == KAWS_OK && s->then != NULL) {
+        left = seek->left_ms + begun_ms - s->hooks->ticks_ms(s->hooks->ctx);
+        if (left < seek->left_ms)         /* the clock may jump back          */
+            seek->left_ms = left > 0 ? (int)left : 0;
+        status = s->then(s, seek, err);
+    }
     if (status != KAWS_OK)
         seek->found[0].len = 0;
     return status;
@@ -7323,214 +8670,89 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 
 
 /* ==========================================================================
- * ROOM  native   the sources of credentials that config.auth = "native" has
+ * ROOM  reading  one reading of a source of credentials, and its memory
  * ==========================================================================
- * Uses: sys thread disk err mem buf text json xml ini sigv4 url http sources
- * Gives: native_path native_open
+ * Uses: sys disk err mem buf text json sources
+ * Gives: reading_begin reading_end reading_left_ms reading_load
+ *        reading_load_token reading_keep reading_parts reading_take
+ *        reading_belongs reading_environment
  *
- * A row of the table below has two functions: one says whether the source is
- * configured; the other fills in the credentials, or says why there are none.
- * The first row that is configured when the ring opens is the ring's source; no
- * later row is asked, even if that one fails. If the source is the conf file or
- * the program's hook, this room does nothing.
- *
- * A reading takes 88 KiB, in pages of its own. They are locked like those of
- * the credentials, and wiped once the credentials have been copied out. A
- * request over HTTP may tell a secret to the host that answers, so
- * native_url_wrong says which hosts may be asked.
- *
- * A profile is what the config file and the credentials file say of one name.
- * If both have a property, the credentials file's counts; but its keys are
- * never put together with a token of the config file.
+ * A reading takes 133 KiB, in pages of its own. They are locked if the system
+ * lets us lock so many, and wiped once the credentials have been copied out. A
+ * reading may have several steps: a source gives credentials, with which a
+ * role's are asked for. Each step puts what it found into `creds`, where the
+ * next step looks for it.
  */
 
-#define KAWS__NATIVE_ROOM 65536   /* bytes of both files, or of a reply       */
-#define KAWS__NATIVE_LINE 24576   /* in front: a header line, or STS's form   */
-#define KAWS__NATIVE_TOKEN 20000  /* bytes of a web identity's token          */
-#define KAWS__NATIVE_ALL  (KAWS__NATIVE_ROOM + KAWS__NATIVE_LINE)
-#define KAWS__NATIVE_URL   1024
-#define KAWS__NATIVE_MS    1000   /* to connect; in all 2 of these, for STS 5 */
+#define KAWS__READING_ROOM 65536  /* bytes of both files, or of a reply       */
+#define KAWS__READING_LINE 24576  /* a header line, STS's form, a command     */
+#define KAWS__READING_KEPT 32768  /* what is kept of a profile                */
+#define KAWS__READING_ROLES    6  /* the config's, and 5 of profiles          */
 
-enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
+typedef struct kaws__pages {
+    char    creds[3][KAWS__SOURCES_TOKEN_MAX + 1];    /* id, secret, token    */
+    uint8_t kept[KAWS__READING_KEPT], line[KAWS__READING_LINE];
+    uint8_t room[KAWS__READING_ROOM];
+} kaws__pages;
 
-typedef struct kaws__native {     /* one reading                              */
+typedef struct kaws__reading {
     kaws__sources *s;
     kaws__seek    *seek;          /* NULL: what is configured is looked for   */
-    uint8_t       *line, *room;   /* see above                                */
-    size_t         used;          /* of the room                              */
+    kaws__pages   *pages;
+    uint8_t       *line, *room;   /* in these pages                           */
+    size_t         used, kept;    /* of the room, and of what is kept         */
     int64_t        begun_ms;      /* by hooks.ticks_ms                        */
-    int            known;         /* files that know the profile              */
-    int            os[2];         /* why a file could not be read, or 0       */
-} kaws__native;
-
-typedef struct kaws__asked {      /* a request over HTTP                      */
-    const char *method, *header;  /* the header may be NULL                   */
-    kaws_bytes  body;             /* a form for AWS STS; or empty             */
-    kaws_bytes  secret;           /* in header or body: no error may have it  */
-    const char *hint;             /* what to do if it fails                   */
-    char        url[KAWS__NATIVE_URL];
-} kaws__asked;
-
-typedef struct kaws__native_row {
-    kaws__source source;          /* first: room sources knows only this      */
-    int        (*configured)(kaws__native *n);
-    kaws_status (*fill)(kaws__native *n, kaws_error *err);
-    const char  *parts[3];        /* what it calls id, secret and token       */
-} kaws__native_row;
+    const char    *name, *shown;  /* what messages call the step's source     */
+    int            asked;         /* this step asked somebody                 */
+    int            again;         /* it may do better if it is tried again    */
+    kaws__role     roles[KAWS__READING_ROLES];    /* the last one comes first */
+    int            role_count;
+} kaws__reading;
 
 
 /* Gets the memory of a reading. 0: there is none. */
 static int
-kaws__native_begin(kaws__native *n)
+kaws__reading_begin(kaws__reading *n, kaws__sources *s, kaws__seek *seek)
 {
-    n->begun_ms = n->s->hooks->ticks_ms(n->s->hooks->ctx);
-    n->line = kaws__sys_alloc_locked(KAWS__NATIVE_ALL);
-    n->room = n->line != NULL ? n->line + KAWS__NATIVE_LINE : NULL;
-    return n->line != NULL;
+    *n = (kaws__reading){ .s = s, .seek = seek };
+    n->name = s->source != NULL ? s->source->name : "";
+    n->shown = s->shown;
+    n->begun_ms = s->hooks->ticks_ms(s->hooks->ctx);
+    n->pages = kaws__sys_alloc_locked(sizeof *n->pages);
+    if (n->pages == NULL)
+        return 0;
+    n->line = n->pages->line;
+    n->room = n->pages->room;
+    if (s->role.arn != NULL)
+        n->roles[n->role_count++] = s->role;
+    return 1;
 }
 
 
 static void
-kaws__native_end(kaws__native *n)
+kaws__reading_end(kaws__reading *n)
 {
-    kaws_wipe(n->line, KAWS__NATIVE_LINE + n->used);
-    kaws__sys_free_locked(n->line, KAWS__NATIVE_ALL);
+    kaws_wipe(n->pages, sizeof *n->pages);
+    kaws__sys_free_locked(n->pages, sizeof *n->pages);
 }
 
 
-/* ---- the environment ---------------------------------------------------- */
-
-/* A secret without an id counts, too: the administrator meant this source, and
- * half a pair is an error. */
+/* What is left of the caller's time. */
 static int
-kaws__native_env_has(kaws__native *n)
+kaws__reading_left_ms(const kaws__reading *n)
 {
-    (void)snprintf(n->s->shown, sizeof n->s->shown, "(AWS_ACCESS_KEY_ID)");
-    return kaws__sys_own_env("AWS_ACCESS_KEY_ID") != NULL ||
-           kaws__sys_own_env("AWS_SECRET_ACCESS_KEY") != NULL;
-}
+    const kaws_hooks *const hooks = n->s->hooks;
+    const int64_t took = hooks->ticks_ms(hooks->ctx) - n->begun_ms;
+    const int64_t left = n->seek->left_ms - (took > 0 ? took : 0);
 
-
-/* A variable that is empty counts as not set. */
-static kaws_status
-kaws__native_env_fill(kaws__native *n, kaws_error *err)
-{
-    static const char *const names[] = {
-        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
-        "AWS_SECURITY_TOKEN"              /* its older name                   */
-    };
-    const char *value;
-    int i;
-
-    (void)err;
-    for (i = 3; i >= 0; i--)
-        if ((value = kaws__sys_own_env(names[i])) != NULL)
-            n->seek->found[i < 3 ? i : KAWS__TOKEN] = kaws__buf_of(value);
-    return KAWS_OK;
-}
-
-
-/* ---- a profile ---------------------------------------------------------- */
-
-enum { KAWS__KEYS = 3, KAWS__OTHER_WAYS = 4, KAWS__PROCESS = 8,
-       KAWS__PROPERTIES };
-
-/* The properties of a profile that we look for. First its keys; then other ways
- * to credentials, which AWS's tools prefer to keys, so we refuse the profile
- * even if it has keys; last the way that they use only if there are no keys. */
-static const char *const kaws__native_names[KAWS__PROPERTIES] = {
-    "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
-    "aws_security_token", "role_arn", "sso_session", "sso_start_url",
-    "login_session", "credential_process"
-};
-
-static const char *const kaws__native_files[] = { "the config file",
-                                                  "the credentials file" };
-
-
-/* The name of a file, or NULL. The environment is asked each time, because a
- * program may change it, and a change may free the old name. */
-static const char *
-kaws__native_path(const kaws__sources *s, int file)
-{
-    static const char *const names[] = { "AWS_CONFIG_FILE",
-                                         "AWS_SHARED_CREDENTIALS_FILE" };
-
-    return s->files[file] != NULL ? s->files[file]
-                                  : kaws__sys_own_env(names[file]);
-}
-
-
-/* The name of the profile. */
-static const char *
-kaws__native_called(const kaws__sources *s)
-{
-    const char *name = s->profile != NULL ? s->profile
-                                          : kaws__sys_own_env("AWS_PROFILE");
-
-    return name != NULL ? name : "default";
-}
-
-
-/* Is the section the profile's? 0: no; 1: yes; 2: yes, and the file's sections
- * of rank 1 then do not count ([profile default] beats [default]). *bad: what
- * is wrong with the head. */
-static int
-kaws__native_rank(kaws_bytes head, int file, kaws_bytes profile,
-                  const char **bad)
-{
-    static const kaws_bytes word = { (const uint8_t *)"profile", 7 };
-    const uint8_t *const end = head.at + head.len;
-    kaws_bytes name = { head.at, head.len < word.len ? head.len : word.len };
-    size_t i = 0;
-
-    if (file == KAWS__CREDENTIALS_FILE)
-        return kaws__buf_same(head, profile);
-    if (head.len == word.len || !kaws__buf_same(name, word) ||
-        (head.at[word.len] != ' ' && head.at[word.len] != '\t'))
-        return kaws__buf_same(head, kaws__buf_of("default")) &&
-               kaws__buf_same(head, profile);
-    name = kaws__ini_trim(head.at + word.len, end);
-    while (i < name.len && (kaws__text_folded(name.at[i]) ||
-                            memchr("_-/.%@:+", name.at[i], 8) != NULL))
-        i++;
-    if (i < name.len)
-        *bad = "the name of a profile has only letters, digits and _-/.%@:+";
-    return 2 * kaws__buf_same(name, profile);
-}
-
-
-/* Finds what one file says of the profile. Returns NULL, or what is wrong in
- * line *line. *known: the file has the profile. */
-static const char *
-kaws__native_parse(kaws_bytes text, int file, kaws_bytes profile,
-                   kaws_bytes want[KAWS__PROPERTIES], int *known, int *line)
-{
-    kaws__ini ini = { .left = text };
-    int best = 0, rank = 0, what, i;
-
-    while ((what = kaws__ini_next(&ini)) != KAWS__INI_END && ini.bad == NULL) {
-        if (what == KAWS__INI_HEAD)
-            rank = kaws__native_rank(ini.name, file, profile, &ini.bad);
-        if (rank > best) {
-            memset(want, 0, KAWS__PROPERTIES * sizeof *want);
-            best = rank;
-        }
-        for (i = 0; rank == best && what == KAWS__INI_PROPERTY &&
-                    i < KAWS__PROPERTIES; i++)
-            if (rank > 0 && kaws__text_alike(ini.name, kaws__native_names[i]))
-                want[i] = ini.value;
-    }
-    *known = best > 0;
-    *line = ini.line;
-    return ini.bad;
+    return left > 0 ? (int)left : 0;
 }
 
 
 /* Reads a file into the free part of the room. Returns 0 or an errno. */
 static int
-kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
-                  kaws__stat *st)
+kaws__reading_load(kaws__reading *n, const char *path, kaws_bytes *text,
+                   kaws__stat *st)
 {
     uint8_t *const at = n->room + n->used;
     int fd = -1, os;
@@ -7539,7 +8761,7 @@ kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
     memset(st, 0, sizeof *st);
     os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, st)) == 0 && st->regular)
-        os = kaws__disk_read_at(fd, 0, at, KAWS__NATIVE_ROOM - n->used,
+        os = kaws__disk_read_at(fd, 0, at, KAWS__READING_ROOM - n->used,
                                 &text->len);
     kaws__disk_close(fd);
     n->used += text->len;
@@ -7547,157 +8769,163 @@ kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
 }
 
 
-/* Reads what one file says of the profile, and warns of a file that others may
- * change, or that has keys that others may read. A config file without keys may
- * be read by all. A file that is not there counts as empty. */
-static kaws_status
-kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
+/* Reads a token file, and warns if others may write to it: they could choose
+ * the identity. Who may read it, and whose it is, is for the cluster to say. */
+static int
+kaws__reading_load_token(kaws__reading *n, const char *path, kaws_bytes *token)
 {
-    const char *const called = kaws__native_files[file];
-    const char *const path = kaws__native_path(n->s, file);
-    const char *wrong;
-    char shown[KAWS__TEXT_SHOWN];
-    int known = 0, line = 0, os;
     kaws__stat st;
-    kaws_bytes text;
+    int os = kaws__reading_load(n, path, token, &st);
 
-    if (path == NULL)
-        return KAWS_OK;
-    kaws_show(shown, sizeof shown, path);
-    n->os[file] = os = kaws__native_load(n, path, &text, &st);
-    if (os == ENOENT)
-        return KAWS_OK;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read %s %s", called,
-                            shown);
-    if (!st.regular)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s is not a file", called,
-                             shown);
-    if (n->used == KAWS__NATIVE_ROOM)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s is too long: it and the "
-                             "other file may have 65535 bytes", called, shown);
-    wrong = kaws__native_parse(text, file,
-                               kaws__buf_of(kaws__native_called(n->s)), want,
-                               &known, &line);
-    if (wrong != NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s: line %d: %s", called,
-                             shown, line, wrong);
-    n->known += known;
-    if (file == KAWS__CONFIG_FILE && want[0].len == 0 && want[1].len == 0)
-        st.others_read = 0;
-    if (n->seek != NULL && !st.lent)
-        kaws__err_others(n->s->hooks, called, shown, &st);
-    return KAWS_OK;
+    if (os == 0 && st.others_write)
+        kaws__err_log(n->s->hooks, KAWS__LOG_MODE, "the token file",
+                      KAWS__SHOW(kaws__buf_of(path)), "written", "600");
+    return os;
 }
 
 
-/* Reads both files, and puts together what they say of the profile. */
-static kaws_status
-kaws__native_profile(kaws__native *n, kaws_bytes want[KAWS__PROPERTIES],
-                     kaws_error *err)
+/* Copies a text to where the reading's next steps still find it. NULL: the text
+ * is empty, or there is no room. */
+static const char *
+kaws__reading_keep(kaws__reading *n, kaws_bytes text)
 {
-    kaws_bytes more[KAWS__PROPERTIES];
-    kaws_status status;
+    char *const at = (char *)n->pages->kept + n->kept;
+
+    if (text.len == 0 || text.len >= KAWS__READING_KEPT - n->kept)
+        return NULL;
+    (void)kaws__buf_copy_text(at, text.len + 1, text);
+    n->kept += text.len + 1;
+    return at;
+}
+
+
+/* ---- credentials --------------------------------------------------------- */
+
+/* What AWS STS, and a program, call id, secret and token. */
+static const char *const kaws__reading_names[] = { "AccessKeyId",
+                                                   "SecretAccessKey",
+                                                   "SessionToken" };
+
+
+/* Takes over id, secret, token and expiry, as a reply has them. Returns NULL,
+ * or what is wrong. */
+static const char *
+kaws__reading_parts(kaws__reading *n, const kaws__member want[4], int expire)
+{
     int i;
 
-    memset(want, 0, KAWS__PROPERTIES * sizeof *want);
-    memset(more, 0, sizeof more);
-    n->used = 0;
-    n->known = 0;
-    if ((status = kaws__native_file(n, KAWS__CONFIG_FILE, want, err)) !=
-        KAWS_OK || (status = kaws__native_file(n, KAWS__CREDENTIALS_FILE, more,
-                                               err)) != KAWS_OK)
-        return status;
-    if (more[0].len > 0 || more[1].len > 0)
-        memset(want, 0, KAWS__OTHER_WAYS * sizeof *want);
-    for (i = 0; i < KAWS__PROPERTIES; i++)
-        if (more[i].len > 0)
-            want[i] = more[i];
-    return KAWS_OK;
-}
-
-
-/* A profile that the settings name. */
-static int
-kaws__native_named(kaws__native *n)
-{
-    kaws_show(n->s->shown, sizeof n->s->shown, kaws__native_called(n->s));
-    return n->s->profile != NULL;
-}
-
-
-/* The profile that AWS_PROFILE names; or `default`, if a file has it. A file
- * that cannot be read may have it: then the source is configured, and fails. */
-static int
-kaws__native_usual(kaws__native *n)
-{
-    kaws_bytes want[KAWS__PROPERTIES];
-    kaws_error err;
-
-    (void)kaws__native_named(n);
-    return kaws__sys_own_env("AWS_PROFILE") != NULL ||
-           kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
-}
-
-
-/* "the config file X" for a message, and whether it is there. */
-static const char *
-kaws__native_tell(const kaws__native *n, int file, char *out, size_t cap)
-{
-    const char *const path = kaws__native_path(n->s, file);
-    char shown[KAWS__TEXT_SHOWN];
-
-    if (path == NULL)
-        (void)snprintf(out, cap, "%s is not set", kaws__native_files[file]);
-    else
-        (void)snprintf(out, cap, "%s %s %s", kaws__native_files[file],
-                       kaws_show(shown, sizeof shown, path),
-                       n->os[file] != 0 ? "is not there" : "does not have it");
-    return out;
-}
-
-
-static kaws_status
-kaws__native_profile_fill(kaws__native *n, kaws_error *err)
-{
-    kaws_bytes want[KAWS__PROPERTIES];
-    char files[2][KAWS__TEXT_SHOWN + 40];
-    kaws_status status = kaws__native_profile(n, want, err);
-    int i = KAWS__OTHER_WAYS;
-
-    if (status != KAWS_OK)
-        return status;
-    if (n->known == 0)
-        return kaws__err_set(err, KAWS_CONFIG, "there is no profile %s: %s, and"
-                             " %s", n->s->shown,
-                             kaws__native_tell(n, KAWS__CREDENTIALS_FILE,
-                                               files[0], sizeof files[0]),
-                             kaws__native_tell(n, KAWS__CONFIG_FILE, files[1],
-                                               sizeof files[1]));
-    while (i < KAWS__PROCESS && want[i].len == 0)
-        i++;
-    if (i < KAWS__PROCESS || (want[0].len == 0 && want[1].len == 0 &&
-                              want[KAWS__PROCESS].len > 0))
-        return kaws__err_set(err, KAWS_CONFIG, "the profile %s has %s, which is"
-                             " not supported: give it %s and %s, or set another"
-                             " profile", n->s->shown, kaws__native_names[i],
-                             kaws__native_names[0], kaws__native_names[1]);
+    n->seek->expires = 0;
+    if (expire || want[3].value.at != NULL) {
+        n->seek->expires = kaws__text_iso_date(want[3].value);
+        if (n->seek->expires <= 0)
+            return "its Expiration is not a date";
+    }
     for (i = 0; i < 3; i++)
-        n->seek->found[i] = want[i];
-    if (want[KAWS__TOKEN].len == 0)
-        n->seek->found[KAWS__TOKEN] = want[KAWS__KEYS];
+        n->seek->found[i] = want[i].value;
+    return NULL;
+}
+
+
+/* Checks what a step found, and copies it to where the next step, or the
+ * caller, looks for it. `parts` are the names that the source has for id,
+ * secret and token. */
+static kaws_status
+kaws__reading_take(kaws__reading *n, const char *const parts[3],
+                   kaws_error *err)
+{
+    kaws_bytes *const found = n->seek->found;
+    const char *wrong, *between;
+    int part;
+
+    wrong = kaws__sources_judge(found, &part, &between);
+    if (wrong != NULL)
+        return kaws__err_set(err, n->asked ? KAWS_CREDENTIALS : KAWS_CONFIG,
+                             "%s %s: %s%s%s", n->name, n->shown, parts[part],
+                             between, wrong);
+    for (part = 0; part < 3; part++) {
+        char *const to = n->pages->creds[part];
+        (void)kaws__buf_copy_text(to, KAWS__SOURCES_TOKEN_MAX + 1, found[part]);
+        found[part] = kaws__buf_of(to);
+    }
     return KAWS_OK;
 }
 
 
-/* ---- what is asked over HTTP --------------------------------------------- */
+/* Remembers for a log whose the credentials are: "account " and its number, or
+ * the ARN of a role. Nothing is remembered if it is not told, cannot be one, or
+ * holds a piece of what was found. Call it after that, and before
+ * kaws__reading_take. */
+static void
+kaws__reading_belongs(kaws__reading *n, const char *what, kaws_bytes whose)
+{
+    kaws__seek *const seek = n->seek;
+    const size_t i = kaws__text_span(whose, ":/_+=,.@-");
+
+    seek->owner[0] = '\0';
+    if (i > 0 && i == whose.len && strlen(what) + i < sizeof seek->owner &&
+        !kaws__text_holds(whose, seek->found[1]) &&
+        !kaws__text_holds(whose, seek->found[KAWS__TOKEN]))
+        (void)snprintf(seek->owner, sizeof seek->owner, "%s%.*s", what, (int)i,
+                       (const char *)whose.at);
+}
+
+
+/* The source: the environment. A variable that is empty counts as not set. */
+static kaws_status
+kaws__reading_environment(kaws__reading *n, kaws_error *err)
+{
+    static const char *const names[] = {
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "AWS_SECURITY_TOKEN"              /* its older name                   */
+    };
+    const char *const account = kaws__sys_own_env("AWS_ACCOUNT_ID");
+    const char *value;
+    int i;
+
+    for (i = 3; i >= 0; i--)
+        if ((value = kaws__sys_own_env(names[i])) != NULL)
+            n->seek->found[i < 3 ? i : KAWS__TOKEN] = kaws__buf_of(value);
+    kaws__reading_belongs(n, "account ",
+                          kaws__buf_of(account != NULL ? account : ""));
+    return kaws__reading_take(n, names, err);
+}
+
+
+/* ==========================================================================
+ * ROOM  remote   the sources that are asked over HTTP
+ * ==========================================================================
+ * Uses: sys thread err buf text json url http sources reading
+ * Gives: remote_leak_in remote_ask remote_container remote_instance
+ *        remote_container_url remote_instance_off
+ *
+ * A request may tell a secret to the host that answers, so remote_url_wrong
+ * says which hosts may be asked. Container and instance answer with JSON; room
+ * sts asks AWS STS through this room, too.
+ */
+
+#define KAWS__REMOTE_URL   1024
+#define KAWS__REMOTE_MS    1000   /* to connect; in all 2 of these, for STS 5 */
+
+typedef struct kaws__asked {      /* a request over HTTP                      */
+    const char *method;
+    const char *headers[6];       /* lines, NULL at the end                   */
+    kaws_bytes  body;             /* a form for AWS STS; or empty             */
+    kaws_bytes  secret[2];        /* in headers or body: no error may have    */
+    const char *hint;             /* what to do if it fails                   */
+    int         hide;             /* 1: its path is a secret                  */
+    char        url[KAWS__REMOTE_URL];
+} kaws__asked;
+
+static const char *const kaws__remote_parts[] = { "AccessKeyId",
+                                                  "SecretAccessKey", "Token" };
+
 
 /* Returns NULL, or why no secret may be asked for at that URL. The host must be
  * this machine, or an address that AWS keeps for this and that is reached
  * without leaving the machine. Hosts are compared whole. `tls`: https may go to
  * any host. */
 static const char *
-kaws__native_url_wrong(const char *url, int tls)
+kaws__remote_url_wrong(const char *url, int tls)
 {
     static const char *const places[] = {
         "localhost", "[::1]", "169.254.170.2", "169.254.170.23",
@@ -7712,7 +8940,7 @@ kaws__native_url_wrong(const char *url, int tls)
     for (i = 0; url[i] > ' ' && url[i] <= '~' && strchr("@\\#", url[i]) == NULL;
          i++)
         continue;
-    if (url[i] != '\0' || i >= KAWS__NATIVE_URL ||
+    if (url[i] != '\0' || i >= KAWS__REMOTE_URL ||
         (!secure && strncmp(url, "http://", 7) != 0) ||
         strchr("/", url[host.len]) == NULL)
         return "it is not of the form http://host:port/path";
@@ -7741,25 +8969,34 @@ kaws__native_url_wrong(const char *url, int tls)
 }
 
 
+/* What of the URL a message may show. */
+static kaws_bytes
+kaws__remote_seen(const kaws__asked *a)
+{
+    return a->hide ? kaws__url_origin(a->url) : kaws__buf_of(a->url);
+}
+
+
+/* Whether the text holds a piece of what the request keeps secret. */
+static int
+kaws__remote_leak_in(const kaws__asked *a, kaws_bytes text)
+{
+    return kaws__text_holds(text, a->secret[0]) ||
+           kaws__text_holds(text, a->secret[1]);
+}
+
+
 /* Sends one request, with a connection of its own. OK: there is a reply. */
 static kaws_status
-kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+kaws__remote_ask(kaws__reading *n, const kaws__asked *a, kaws_reply *r,
                  kaws_error *err)
 {
     const kaws__seek *seek = n->seek;
-    const int form = a->body.len > 0;
-    const char *const headers[] = {
-        a->header, form ? "Content-Type: application/x-www-form-urlencoded; "
-                          "charset=utf-8" : "Accept: application/json", NULL
-    };
-    const kaws_hooks *const hooks = n->s->hooks;
-    int64_t took = hooks->ticks_ms(hooks->ctx) - n->begun_ms;
-    int64_t left = seek->left_ms - (took > 0 ? took : 0);
+    const int form = a->body.len > 0, left = kaws__reading_left_ms(n);
     kaws_request q = { .url = a->url, .method = a->method, .direct = !form,
-                       .headers = headers + (a->header == NULL),
-                       .body = a->body,
-                       .connect_timeout_ms = KAWS__NATIVE_MS,
-                       .timeout_ms = (form ? 5 : 2) * KAWS__NATIVE_MS,
+                       .headers = a->headers, .body = a->body,
+                       .connect_timeout_ms = (form ? 5 : 1) * KAWS__REMOTE_MS,
+                       .timeout_ms = (form ? 5 : 2) * KAWS__REMOTE_MS,
                        .fresh_connection = 1,
                        .cancelled = seek->cancel.asked,
                        .cancelled_arg = seek->cancel.arg };
@@ -7768,45 +9005,46 @@ kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
     kaws_status status;
 
     if (left < q.timeout_ms)
-        q.timeout_ms = left > 1 ? (int)left : 1;
-    *r = (kaws_reply){ .body = n->room, .body_max = KAWS__NATIVE_ROOM };
-    n->used = KAWS__NATIVE_ROOM;
+        q.timeout_ms = left > 1 ? left : 1;
+    *r = (kaws_reply){ .body = n->room, .body_max = KAWS__READING_ROOM };
+    n->asked = 1;
     status = kaws__http_send(seek->http, &q, r, &lent);
     kaws__http_done(seek->http, lent, 0);
     if (status == KAWS_OK)
         return KAWS_OK;
     if (status == KAWS_CANCELLED ||
-        kaws__thread_pause(hooks, &seek->cancel, 0))
+        kaws__thread_pause(n->s->hooks, &seek->cancel, 0))
         return kaws__err_cancelled(err, "AWS credentials");
     words = kaws__buf_of(r->text);
-    if (kaws__text_holds(words, a->secret))
+    if (kaws__remote_leak_in(a, words))
         words.len = 0;
-    return kaws__err_set(err, KAWS_NETWORK, "cannot reach %s at %s for AWS "
-                         "credentials: %s%s", form ? "AWS STS"
-                         : n->s->source->name,
-                         KAWS__SHOW(kaws__buf_of(a->url)), KAWS__QUOTE(words),
+    if (status == KAWS_REPLY)
+        words = kaws__buf_of("its reply answers another request");
+    return kaws__err_set(err, status == KAWS_CONFIG ? status : KAWS_NETWORK,
+                         "cannot %s %s at %s for AWS credentials: %s%s",
+                         status == KAWS_NETWORK ? "reach" : "ask",
+                         form ? "AWS STS" : n->name,
+                         KAWS__SHOW(kaws__remote_seen(a)), KAWS__QUOTE(words),
                          a->hint);
 }
 
 
 /* The same, for a reply of 200. */
 static kaws_status
-kaws__native_get(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+kaws__remote_get(kaws__reading *n, const kaws__asked *a, kaws_reply *r,
                  kaws_error *err)
 {
-    kaws_status status = kaws__native_ask(n, a, r, err);
+    kaws_status status = kaws__remote_ask(n, a, r, err);
 
     if (status == KAWS_OK && r->http == 200 && r->body_len > r->body_max)
         status = kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s "
-                               "is longer than 65536 bytes",
-                               n->s->source->name,
-                               KAWS__SHOW(kaws__buf_of(a->url)));
+                               "is longer than 65536 bytes", n->name,
+                               KAWS__SHOW(kaws__remote_seen(a)));
     else if (status == KAWS_OK && r->http != 200)
         status = kaws__err_set(err, r->http >= 500 || r->http == 429
                                ? KAWS_SERVICE : KAWS_CREDENTIALS, "%s at %s "
-                               "gave no AWS credentials (HTTP %d)%s",
-                               n->s->source->name,
-                               KAWS__SHOW(kaws__buf_of(a->url)), r->http,
+                               "gave no AWS credentials (HTTP %d)%s", n->name,
+                               KAWS__SHOW(kaws__remote_seen(a)), r->http,
                                r->http >= 500 ? "" : a->hint);
     return status;
 }
@@ -7814,45 +9052,51 @@ kaws__native_get(kaws__native *n, const kaws__asked *a, kaws_reply *r,
 
 /* Gets the JSON that container and instance give, and reads it. */
 static kaws_status
-kaws__native_json(kaws__native *n, const kaws__asked *a, kaws_error *err)
+kaws__remote_json(kaws__reading *n, const kaws__asked *a, kaws_error *err)
 {
     kaws__member want[] = { { .name = "AccessKeyId" },
-                            { .name = "SecretAccessKey" }, { .name = "Token" },
-                            { .name = "Expiration" }, { .name = "Code" } };
+                            { .name = "SecretAccessKey" },
+                            { .name = "Token", .kind = KAWS__OR_NULL },
+                            { .name = "Expiration" }, { .name = "Code" },
+                            { .name = "RoleArn", .kind = KAWS__IF_STRING },
+                            { .name = "AccountId", .kind = KAWS__IF_STRING } };
     const char *wrong;
     char code[64] = "";
     size_t offset;
     kaws_reply r;
-    kaws_status status = kaws__native_get(n, a, &r, err);
-    int i;
+    kaws_status status = kaws__remote_get(n, a, &r, err);
 
     if (status != KAWS_OK)
         return status;
-    wrong = kaws__json_read(r.body, r.body_len, want, 5, &offset);
+    wrong = kaws__json_read(r.body, r.body_len, want, 7, &offset);
     if (wrong == NULL && want[4].value.at != NULL &&
         !kaws__buf_same(want[4].value, kaws__buf_of("Success"))) {
         wrong = "its Code is not Success: may the service assume the role? It "
                 "is ";
-        kaws__text_quote(code, sizeof code, want[4].value);
+        if (!kaws__remote_leak_in(a, want[4].value) &&
+            !kaws__text_holds(want[4].value, want[1].value) &&
+            !kaws__text_holds(want[4].value, want[2].value))
+            kaws__text_quote(code, sizeof code, want[4].value);
     } else if (wrong == NULL) {
-        n->seek->expires = kaws__text_iso_date(want[3].value);
-        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
+        wrong = kaws__reading_parts(n, want, 1);
     }
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s has "
-                             "no AWS credentials: %s%s", n->s->source->name,
-                             KAWS__SHOW(kaws__buf_of(a->url)), wrong, code);
-    for (i = 0; i < 3; i++)
-        if (want[i].value.at != NULL)
-            n->seek->found[i] = want[i].value;
-    return KAWS_OK;
+                             "no AWS credentials: %s%s", n->name,
+                             KAWS__SHOW(kaws__remote_seen(a)), wrong, code);
+    if (want[5].value.len > 0)
+        kaws__reading_belongs(n, "", want[5].value);
+    else if (want[6].value.len > 0)
+        kaws__reading_belongs(n, "account ", want[6].value);
+    return kaws__reading_take(n, kaws__remote_parts, err);
 }
 
 
 /* Writes a header line whose value is a secret. Line ends behind the value are
  * dropped; none may be in it. 0: it cannot be a header. */
 static int
-kaws__native_header(kaws__native *n, const char *name, kaws_bytes value)
+kaws__remote_header(kaws__reading *n, kaws__asked *a, const char *name,
+                    kaws_bytes value)
 {
     char *const line = (char *)n->line;
     size_t at = strlen(name), i = 0;
@@ -7861,178 +9105,38 @@ kaws__native_header(kaws__native *n, const char *name, kaws_bytes value)
         value.len--;
     while (i < value.len && value.at[i] >= ' ' && value.at[i] <= '~')
         i++;
-    if (i == 0 || i < value.len || at + value.len >= KAWS__NATIVE_LINE)
+    if (i == 0 || i < value.len || at + value.len >= KAWS__READING_LINE)
         return 0;
     memcpy(line, name, at);
     memmove(line + at, value.at, value.len);
     line[at + value.len] = '\0';
+    a->headers[1] = line;
+    a->secret[0] = kaws__buf_of(line + at);
     return 1;
-}
-
-
-/* ---- AWS STS: a web identity --------------------------------------------- */
-
-/* What an error of STS means, by the beginning of its code; the last row is for
- * all others. */
-static const struct { const char *code; kaws_status status; const char *hint; }
-kaws__native_faults[] = {
-    { "ExpiredToken", KAWS_CREDENTIALS, "the token has expired: is its file "
-      "still renewed?" },
-    { "InvalidIdentityToken", KAWS_CREDENTIALS, "does IAM know the provider of "
-      "the token, and is the token meant for sts.amazonaws.com?" },
-    { "IDPCommunicationError", KAWS_SERVICE, "AWS cannot reach the provider of "
-      "the token" },
-    { "Throttl", KAWS_SERVICE, "it is asked too often" },
-    { "SlowDown", KAWS_SERVICE, "it is asked too often" },
-    { "RegionDisabled", KAWS_CREDENTIALS, "switch AWS STS on in this region" },
-    { "", KAWS_CREDENTIALS, "may this identity assume the role? See the role's "
-      "trust policy" }
-};
-
-
-/* STS refused. */
-static kaws_status
-kaws__native_sts_refused(kaws__native *n, const kaws__asked *a, kaws_reply *r,
-                         kaws_error *err)
-{
-    kaws__member want = { .name = "Error/Code" };
-    char code[64] = "no error type";
-    size_t offset, i = 0;
-
-    if (kaws__xml_read(r->body, r->body_len, &want, 1, &offset) != NULL ||
-        !kaws__buf_copy_text(code, sizeof code, want.value) ||
-        code[0] == '\0' || kaws__text_holds(want.value, a->secret))
-        (void)snprintf(code, sizeof code, "no error type");
-    while (strncmp(code, kaws__native_faults[i].code,
-                   strlen(kaws__native_faults[i].code)) != 0)
-        i++;
-    err->http = r->http;
-    (void)kaws__text_quote(err->aws, sizeof err->aws, kaws__buf_of(code));
-    return kaws__err_set(err, r->http >= 500 ? KAWS_SERVICE
-                         : kaws__native_faults[i].status, "AWS STS at %s "
-                         "refused credentials for the role %s (%s, HTTP %d, "
-                         "request id %s); %s", KAWS__SHOW(kaws__buf_of(a->url)),
-                         n->s->shown, err->aws, r->http,
-                         r->request_id[0] != '\0' ? r->request_id : "none",
-                         kaws__native_faults[i].hint);
-}
-
-
-/* Sends what was written for STS, and reads the credentials. */
-static kaws_status
-kaws__native_sts(kaws__native *n, kaws__asked *a, kaws_error *err)
-{
-    kaws__member want[] = { { .name = "Credentials/AccessKeyId" },
-                            { .name = "Credentials/SecretAccessKey" },
-                            { .name = "Credentials/SessionToken" },
-                            { .name = "Credentials/Expiration" } };
-    const char *wrong = NULL;
-    size_t offset = 0;
-    kaws_reply r;
-    kaws_status status;
-    int i;
-
-    (void)snprintf(a->url, sizeof a->url, "%s", n->s->sts_url);
-    status = kaws__native_ask(n, a, &r, err);
-    if (status != KAWS_OK)
-        return status;
-    if (r.body_len > r.body_max)
-        wrong = "it is longer than 65536 bytes";
-    else if (r.http != 200)
-        return kaws__native_sts_refused(n, a, &r, err);
-    if (wrong == NULL)
-        wrong = kaws__xml_read(r.body, r.body_len, want, 4, &offset);
-    if (wrong == NULL) {
-        n->seek->expires = kaws__text_iso_date(want[3].value);
-        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
-    }
-    if (wrong != NULL)
-        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of AWS STS at %s"
-                             " has no credentials: %s, at byte %s",
-                             KAWS__SHOW(kaws__buf_of(a->url)), wrong,
-                             KAWS__DECIMAL(offset));
-    for (i = 0; i < 3; i++)
-        if (want[i].value.at != NULL)
-            n->seek->found[i] = want[i].value;
-    return KAWS_OK;
-}
-
-
-static int
-kaws__native_web_has(kaws__native *n)
-{
-    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
-
-    kaws_show(n->s->shown, sizeof n->s->shown, role != NULL ? role
-              : "(AWS_WEB_IDENTITY_TOKEN_FILE)");
-    return kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE") != NULL;
-}
-
-
-/* The token takes the place of a signature. It is read for each exchange, since
- * it is renewed in its file. */
-static kaws_status
-kaws__native_web_fill(kaws__native *n, kaws_error *err)
-{
-    const char *path = kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE");
-    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
-    const char *session = kaws__sys_own_env("AWS_ROLE_SESSION_NAME");
-    kaws__buf form = kaws__buf_fixed(n->line, KAWS__NATIVE_LINE);
-    kaws__asked a = { .hint = "" };
-    kaws_bytes token = { NULL, 0 };
-    kaws__stat st;
-    size_t front;
-    int os;
-
-    if (role == NULL || path == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "AWS_WEB_IDENTITY_TOKEN_FILE is "
-                             "set, and so AWS_ROLE_ARN has to be");
-    os = kaws__native_load(n, path, &token, &st);
-    while (token.len > 0 && token.at[token.len - 1] <= ' ')
-        token.len--;
-    kaws__buf_text(&form, "Action=AssumeRoleWithWebIdentity&Version=2011-06-15"
-                   "&RoleArn=");
-    kaws__text_percent(&form, kaws__buf_of(role), kaws__sigv4_unreserved);
-    kaws__buf_text(&form, "&RoleSessionName=");
-    kaws__text_percent(&form, kaws__buf_of(session != NULL ? session
-                                           : "keyring_aws"),
-                       kaws__sigv4_unreserved);
-    kaws__buf_text(&form, "&WebIdentityToken=");
-    front = form.len;
-    kaws__text_percent(&form, token, kaws__sigv4_unreserved);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
-                            "file %s of the web identity",
-                            KAWS__SHOW(kaws__buf_of(path)));
-    if (token.len < 4 || token.len > KAWS__NATIVE_TOKEN || form.failed)
-        return kaws__err_set(err, KAWS_CREDENTIALS, "the token file %s of the "
-                             "web identity does not hold 4 to 20000 bytes",
-                             KAWS__SHOW(kaws__buf_of(path)));
-    a.body = kaws__buf_view(&form);
-    a.secret = (kaws_bytes){ a.body.at + front, a.body.len - front };
-    return kaws__native_sts(n, &a, err);
 }
 
 
 /* ---- the container: ECS, EKS Pod Identity, Greengrass -------------------- */
 
-static int
-kaws__native_container_has(kaws__native *n)
+/* The variable that has its URL; NULL: none. *value is what it has. */
+static const char *
+kaws__remote_container_url(const char **value)
 {
     static const char *const names[] = {
         "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
         "AWS_CONTAINER_CREDENTIALS_FULL_URI"
     };
-    int i = kaws__sys_own_env(names[0]) == NULL;
+    int i = (*value = kaws__sys_own_env(names[0])) == NULL;
 
-    (void)snprintf(n->s->shown, sizeof n->s->shown, "(%s)", names[i]);
-    return kaws__sys_own_env(names[i]) != NULL;
+    if (i)
+        *value = kaws__sys_own_env(names[1]);
+    return *value != NULL ? names[i] : NULL;
 }
 
 
 /* What the token file holds now, or the variable. */
 static kaws_status
-kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
+kaws__remote_token(kaws__reading *n, kaws__asked *a, kaws_error *err)
 {
     const char *path = kaws__sys_own_env("AWS_CONTAINER_AUTHORIZATION_TOKEN_"
                                          "FILE");
@@ -8041,8 +9145,7 @@ kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
                                            : "AWS_CONTAINER_AUTHORIZATION_"
                                              "TOKEN";
     kaws_bytes token = kaws__buf_of(plain != NULL ? plain : "");
-    kaws__stat st;
-    int os = path != NULL ? kaws__native_load(n, path, &token, &st) : 0;
+    int os = path != NULL ? kaws__reading_load_token(n, path, &token) : 0;
 
     if (os != 0)
         return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
@@ -8050,70 +9153,62 @@ kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
                             shown);
     if (path == NULL && plain == NULL)
         return KAWS_OK;
-    if (!kaws__native_header(n, "Authorization: ", token))
+    if (!kaws__remote_header(n, a, "Authorization: ", token))
         return kaws__err_set(err, KAWS_CREDENTIALS, "what %s holds cannot be "
                              "the token for the container's credentials: it is "
                              "empty, not one line of ASCII, or longer than "
                              "24560 bytes", shown);
-    a->header = (const char *)n->line;
-    a->secret = kaws__buf_of(a->header + strlen("Authorization: "));
     return KAWS_OK;
 }
 
 
+/* The source: the container. On ECS anyone who knows the path gets the task's
+ * credentials, so no message shows it. */
 static kaws_status
-kaws__native_container_fill(kaws__native *n, kaws_error *err)
+kaws__remote_container(kaws__reading *n, kaws_error *err)
 {
-    const char *tail = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_RELATIVE_"
-                                         "URI");
-    const char *full = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_FULL_URI");
-    kaws__asked a = { .method = "GET", .hint = "; is the container's agent "
-                      "up, and may this container use the role?" };
-    const char *wrong;
+    const char *value, *const name = kaws__remote_container_url(&value);
+    kaws__asked a = { .method = "GET", .hide = 1,
+                      .headers = { "Accept: application/json" },
+                      .hint = "; is the container's agent up, and may this "
+                      "container use the role?" };
+    const char *wrong, *host = "";
     kaws_status status;
-    int fits;
 
-    fits = tail != NULL ? snprintf(a.url, sizeof a.url, "http://169.254.170.2%s"
-                                   "%s", *tail == '/' ? "" : "?", tail)
-                        : snprintf(a.url, sizeof a.url, "%s",
-                                   full != NULL ? full : "");
-    wrong = fits >= (int)sizeof a.url ? "it is too long"
-                                      : kaws__native_url_wrong(a.url, 1);
+    if (name == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s is not configured: neither "
+                             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor "
+                             "AWS_CONTAINER_CREDENTIALS_FULL_URI is set",
+                             n->name);
+    if (strstr(name, "RELATIVE") != NULL)
+        host = *value == '/' ? "http://169.254.170.2" : "http://169.254.170.2?";
+    wrong = snprintf(a.url, sizeof a.url, "%s%s", host, value) >=
+            (int)sizeof a.url ? "it is too long"
+                              : kaws__remote_url_wrong(a.url, 1);
     if (wrong != NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s has a URL that cannot be "
-                             "used: %s", n->s->source->name, n->s->shown,
-                             wrong);
-    status = kaws__native_container_token(n, &a, err);
-    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+        return kaws__err_set(err, KAWS_CONFIG, "%s (%s) has a URL that cannot "
+                             "be used: %s", n->name, name, wrong);
+    status = kaws__remote_token(n, &a, err);
+    return status == KAWS_OK ? kaws__remote_json(n, &a, err) : status;
 }
 
 
 /* ---- the instance: EC2's metadata, version 2 only ------------------------ */
 
-static int
-kaws__native_instance_has(kaws__native *n)
-{
-    const char *off = kaws__sys_own_env("AWS_EC2_METADATA_DISABLED");
-
-    (void)snprintf(n->s->shown, sizeof n->s->shown, "(EC2)");
-    return off == NULL || !kaws__text_alike(kaws__buf_of(off), "true");
-}
-
-
 /* Gets the role's name from the environment, or from the first line of the list
  * that the instance gives. It may hold only what IAM allows in a name. */
 static kaws_status
-kaws__native_instance_role(kaws__native *n, kaws__asked *a, char role[129],
-                           kaws_error *err)
+kaws__remote_role(kaws__reading *n, kaws__asked *a, char role[129],
+                  kaws_error *err)
 {
     const char *name = kaws__sys_own_env("AWS_EC2_INSTANCE_PROFILE_NAME");
     kaws_bytes first = kaws__buf_of(name != NULL ? name : "");
     kaws_reply r;
     kaws_status status = KAWS_OK;
-    size_t i = 0;
+    size_t i;
 
     if (name == NULL) {
-        status = kaws__native_get(n, a, &r, err);
+        status = kaws__remote_get(n, a, &r, err);
         first = (kaws_bytes){ r.body, r.body_len };
     }
     if (status != KAWS_OK && r.http == 404)
@@ -8121,167 +9216,1433 @@ kaws__native_instance_role(kaws__native *n, kaws__asked *a, char role[129],
                              "role: attach an instance profile");
     if (status != KAWS_OK)
         return status;
-    while (i < first.len && (kaws__text_folded(first.at[i]) ||
-                             memchr("_+=,.@-", first.at[i], 7) != NULL))
-        i++;
+    i = kaws__text_span(first, "_+=,.@-");
     if (i == 0 || (i < first.len && first.at[i] != '\n' &&
                    first.at[i] != '\r') ||
         !kaws__buf_copy_text(role, 129, (kaws_bytes){ first.at, i }))
         return kaws__err_set(err, KAWS_CREDENTIALS, "%s gave no name of a role",
                              name != NULL ? "AWS_EC2_INSTANCE_PROFILE_NAME"
                                           : "the instance");
+    kaws__reading_belongs(n, "the instance's role ", kaws__buf_of(role));
     return KAWS_OK;
 }
 
 
-/* A token is fetched for each reading, so none is ever stale. In a container
- * the reply with the token is lost, if the instance's hop limit is 1. */
-static kaws_status
-kaws__native_instance_fill(kaws__native *n, kaws_error *err)
+/* Where the instance answers; *len is the length without a slash at the end.
+ * Returns NULL, or what is wrong. */
+static const char *
+kaws__remote_base(const char **base, int *len)
 {
-    static const char path[] = "/latest/meta-data/iam/security-credentials/";
-    const char *base = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
     const char *mode = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT_"
                                          "MODE");
-    kaws__asked a = { .method = "PUT", .header = "x-aws-ec2-metadata-token-ttl-"
-                      "seconds: 60", .hint = "; is this an EC2 instance? In a "
-                      "container on one, its hop limit has to be 2" };
-    const char *wrong;
+
+    *base = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    if (*base == NULL)
+        *base = mode != NULL && kaws__text_alike(kaws__buf_of(mode), "ipv6")
+              ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
+    *len = (int)strlen(*base);
+    *len -= *len > 0 && (*base)[*len - 1] == '/';
+    return *len > 200 ? "it is too long" : kaws__remote_url_wrong(*base, 0);
+}
+
+
+/* Anyone who switched the instance off meant it, even with more rights. */
+static int
+kaws__remote_instance_off(void)
+{
+    const char *off = kaws__sys_env("AWS_EC2_METADATA_DISABLED");
+
+    return off != NULL && kaws__text_alike(kaws__buf_of(off), "true");
+}
+
+
+/* The source: the instance. A token is fetched for each reading, so none is
+ * ever stale. In a container the reply with the token is lost, if the
+ * instance's hop limit is 1. */
+static kaws_status
+kaws__remote_instance(kaws__reading *n, kaws_error *err)
+{
+    static const char path[] = "/latest/meta-data/iam/security-credentials/";
+    kaws__asked a = { .method = "PUT", .headers = { "Accept: application/json",
+                      "x-aws-ec2-metadata-token-ttl-seconds: 60" },
+                      .hint = "; is this an EC2 instance? In a container on "
+                      "one, its hop limit has to be 2" };
+    const char *wrong, *base;
     char role[129] = "";
     kaws_reply r;
     kaws_status status;
     int len;
 
-    if (base == NULL)
-        base = mode != NULL && kaws__text_alike(kaws__buf_of(mode), "ipv6")
-             ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
-    len = (int)strlen(base);
-    len -= len > 0 && base[len - 1] == '/';
-    wrong = len > 200 ? "it is too long" : kaws__native_url_wrong(base, 0);
-    if (wrong != NULL)
+    if (kaws__remote_instance_off())
+        return kaws__err_set(err, KAWS_CONFIG, "%s is not asked, because "
+                             "AWS_EC2_METADATA_DISABLED is true", n->name);
+    if ((wrong = kaws__remote_base(&base, &len)) != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "AWS_EC2_METADATA_SERVICE_"
                              "ENDPOINT cannot be used: %s", wrong);
     (void)snprintf(a.url, sizeof a.url, "%.*s/latest/api/token", len, base);
-    if ((status = kaws__native_get(n, &a, &r, err)) != KAWS_OK)
+    if ((status = kaws__remote_get(n, &a, &r, err)) != KAWS_OK)
         return status;
-    if (!kaws__native_header(n, "x-aws-ec2-metadata-token: ",
+    if (!kaws__remote_header(n, &a, "x-aws-ec2-metadata-token: ",
                              (kaws_bytes){ r.body, r.body_len }))
         return kaws__err_set(err, KAWS_CREDENTIALS, "the instance gave a token "
                              "that cannot be one");
     a.method = "GET";
-    a.header = (const char *)n->line;
-    a.secret = kaws__buf_of(a.header + strlen("x-aws-ec2-metadata-token: "));
     a.hint = "";
-    (void)snprintf(a.url, sizeof a.url, "%.*s%s", len, base, path);
-    status = kaws__native_instance_role(n, &a, role, err);
-    (void)snprintf(a.url, sizeof a.url, "%.*s%s%s", len, base, path, role);
-    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+    /* A hook may have freed `base` meanwhile; the URL has what was checked. */
+    (void)snprintf(a.url + len, sizeof a.url - (size_t)len, "%s", path);
+    status = kaws__remote_role(n, &a, role, err);
+    (void)snprintf(a.url + len, sizeof a.url - (size_t)len, "%s%s", path, role);
+    return status == KAWS_OK ? kaws__remote_json(n, &a, err) : status;
 }
 
 
-/* ---- none ---------------------------------------------------------------- */
+/* ==========================================================================
+ * ROOM  sts      AWS STS gives the credentials of a role
+ * ==========================================================================
+ * Uses: sys thread err buf text json xml sigv4 url hosts sources reading
+ *        remote
+ * Gives: sts_role_wrong sts_follow
+ *
+ * AssumeRole takes a signature, made with the credentials that the reading has
+ * found so far. AssumeRoleWithWebIdentity takes a token from a file in its
+ * place. So roles can follow each other; all but the first need a signature.
+ */
 
+#define KAWS__STS_FORM  16384     /* of the line: the form; then headers      */
+#define KAWS__STS_TOKEN 20000     /* bytes of a web identity's token          */
+#define KAWS__STS_TRIES     3
+
+
+/* Are these `least` to `most` letters, digits, or `others`? NULL is fine. */
 static int
-kaws__native_always(kaws__native *n)
+kaws__sts_word(const char *text, size_t least, size_t most, const char *others)
 {
-    (void)snprintf(n->s->shown, sizeof n->s->shown, "(auth = native)");
-    return 1;
+    const kaws_bytes all = kaws__buf_of(text != NULL ? text : "");
+
+    return text == NULL || (all.len >= least && all.len <= most &&
+                            kaws__text_span(all, others) == all.len);
+}
+
+
+/* Returns NULL, or what STS would not take. */
+static const char *
+kaws__sts_role_wrong(const kaws__role *role)
+{
+    const int aws = strncmp(role->arn, "arn:aws", 7) == 0;
+    const char *at = role->arn + (aws ? 7 : 0);
+    const size_t more = strspn(at, "-abcdefghijklmnopqrstuvwxyz");
+
+    at += more;
+    if (!aws || more > 16 || strncmp(at, ":iam::", 6) != 0 ||
+        strspn(at + 6, "0123456789") != 12 ||
+        strncmp(at + 18, ":role/", 6) != 0 ||
+        !kaws__sts_word(at + 24, 1, 576, "+=,.@_/-"))
+        return "the ARN of the role is not of the form "
+               "arn:aws:iam::111122223333:role/NAME";
+    if (!kaws__sts_word(role->session, 2, 64, "_+=,.@-"))
+        return "the role's session name must have 2 to 64 letters, digits and "
+               "_+=,.@-";
+    if (!kaws__sts_word(role->external_id, 2, 1224, "_+=,.@:/-"))
+        return "the role's external id must have 2 to 1224 letters, digits and "
+               "_+=,.@:/-";
+    return NULL;
+}
+
+
+/* ---- what STS answers ---------------------------------------------------- */
+
+/* What an error of STS means, by the beginning of its code. The last rows are
+ * for all others: "(none)" if the reply names no error, "(5xx)" if STS failed.
+ * `again`: another attempt may do better. */
+static const struct {
+    const char *code;
+    kaws_status status;
+    int         again;
+    const char *hint;
+} kaws__sts_faults[] = {
+    { "ExpiredToken", KAWS_CREDENTIALS, 0, "the token has expired: is it still "
+      "renewed where it comes from?" },
+    { "InvalidIdentityToken", KAWS_CREDENTIALS, 1, "does IAM know the provider "
+      "of the token, and is the token meant for sts.amazonaws.com?" },
+    { "IDPCommunicationError", KAWS_SERVICE, 1, "AWS cannot reach the provider "
+      "of the token" },
+    { "Throttl", KAWS_SERVICE, 1, "it is asked too often" },
+    { "SlowDown", KAWS_SERVICE, 1, "it is asked too often" },
+    { "RegionDisabled", KAWS_CREDENTIALS, 0, "switch AWS STS on in this "
+      "region" },
+    { "InvalidClientTokenId", KAWS_CREDENTIALS, 0, "AWS does not know the "
+      "access key that asked: is it deleted, switched off, or short of its "
+      "session token?" },
+    { "SignatureDoesNotMatch", KAWS_CREDENTIALS, 0, "check the secret access "
+      "key that asked, this machine's clock, and that sts_endpoint, if it is "
+      "set, is in the region of the KMS key" },
+    { "ValidationError", KAWS_CREDENTIALS, 0, "check the role's ARN, and its "
+      "duration: 3600 is the most if one role assumes another" },
+    { "RequestLimitExceeded", KAWS_SERVICE, 1, "it is asked too often" },
+    { "OptInRequired", KAWS_CREDENTIALS, 0, "enable the region for the "
+      "account" },
+    { "RequestExpired", KAWS_CREDENTIALS, 0, "check this machine's clock" },
+    { "(none)", KAWS_CREDENTIALS, 0, "is that AWS STS? Check the endpoint and "
+      "the proxy" },
+    { "(5xx)", KAWS_SERVICE, 1, "AWS STS has failed, and may recover" },
+    { "", KAWS_CREDENTIALS, 0, "may this identity assume the role? See the "
+      "role's trust policy, and its external id" }
+};
+
+
+/* Writes who asked STS, for a message: the role before, or an access key. */
+static const char *
+kaws__sts_caller(const kaws__reading *n, const kaws__role *role, char out[224])
+{
+    char end[5];
+
+    if (role->token_file != NULL)
+        return "";
+    if (n->seek->owner[0] != '\0')
+        (void)snprintf(out, 224, " to %s", n->seek->owner);
+    else
+        (void)snprintf(out, 224, " to the access key whose id ends in %s",
+                       kaws__sources_end(n->seek->found[0], end));
+    return out;
+}
+
+
+/* The row for that code. */
+static size_t
+kaws__sts_fault(const char *code)
+{
+    size_t i = 0;
+
+    while (strncmp(code, kaws__sts_faults[i].code,
+                   strlen(kaws__sts_faults[i].code)) != 0)
+        i++;
+    return i;
+}
+
+
+/* STS refused. If our clock may be why, we take over the time that the reply
+ * has, and sign again. */
+static kaws_status
+kaws__sts_refused(kaws__reading *n, const kaws__asked *a,
+                  const kaws__role *role, kaws_reply *r, kaws_error *err)
+{
+    kaws__member want = { .name = "Error/Code" };
+    char code[64] = "", caller[224];
+    const int64_t wrong_s = r->date - n->seek->now;
+    const int failed = r->http >= 500 || r->http == 429;
+    size_t offset, i;
+
+    if (kaws__xml_read(r->body, r->body_len, &want, 1, &offset) != NULL ||
+        !kaws__buf_copy_text(code, sizeof code, want.value) ||
+        kaws__remote_leak_in(a, want.value))
+        code[0] = '\0';
+    if (kaws__remote_leak_in(a, kaws__buf_of(r->request_id)))
+        r->request_id[0] = '\0';
+    i = kaws__sts_fault(code[0] != '\0' ? code : "(none)");
+    if (kaws__sts_faults[i].code[0] == '\0' && failed)
+        i = kaws__sts_fault("(5xx)");
+    n->again = kaws__sts_faults[i].again || failed;
+    if (role->token_file == NULL && r->http == 403 &&
+        r->date > 1577836800 && r->date < 4102444800 &&   /* 2020 to 2099     */
+        (wrong_s > 240 || wrong_s < -240)) {
+        n->seek->now = r->date;
+        n->again = 1;
+    }
+    err->http = r->http;
+    (void)snprintf(err->request_id, sizeof err->request_id, "%s",
+                   r->request_id);
+    (void)kaws__text_quote(err->aws, sizeof err->aws, kaws__buf_of(code));
+    return kaws__err_set(err, failed ? KAWS_SERVICE
+                         : kaws__sts_faults[i].status, "AWS STS at %s refused "
+                         "credentials for the role %s%s (%s, HTTP %d, request "
+                         "id %s); %s", KAWS__SHOW(kaws__buf_of(a->url)),
+                         KAWS__SHOW(kaws__buf_of(role->arn)),
+                         kaws__sts_caller(n, role, caller),
+                         code[0] != '\0' ? err->aws : "no error type", r->http,
+                         r->request_id[0] != '\0' ? r->request_id : "none",
+                         kaws__sts_faults[i].hint);
+}
+
+
+/* Sends what was written for STS, and reads the credentials. */
+static kaws_status
+kaws__sts_send(kaws__reading *n, kaws__asked *a, const kaws__role *role,
+               kaws_error *err)
+{
+    kaws__member want[] = { { .name = "Credentials/AccessKeyId" },
+                            { .name = "Credentials/SecretAccessKey" },
+                            { .name = "Credentials/SessionToken" },
+                            { .name = "Credentials/Expiration" },
+                            { .name = "AssumedRoleUser/Arn" } };
+    const int64_t begun_us = kaws__sys_ticks_us();
+    const char *wrong = NULL;
+    size_t offset = 0;
+    kaws_reply r;
+    kaws_status status;
+
+    status = kaws__remote_ask(n, a, &r, err);
+    n->again = status == KAWS_NETWORK &&
+               kaws__sys_ticks_us() - begun_us < KAWS__REMOTE_MS * 1000;
+    if (status != KAWS_OK)
+        return status;
+    if (r.body_len > r.body_max)
+        wrong = "it is longer than 65536 bytes";
+    else if (r.http != 200)
+        return kaws__sts_refused(n, a, role, &r, err);
+    if (wrong == NULL)
+        wrong = kaws__xml_read(r.body, r.body_len, want, 5, &offset);
+    if (wrong == NULL)
+        wrong = kaws__reading_parts(n, want, 1);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of AWS STS at %s"
+                             " has no credentials: %s, at byte %s",
+                             KAWS__SHOW(kaws__buf_of(a->url)), wrong,
+                             KAWS__DECIMAL(offset));
+    kaws__reading_belongs(n, "", want[4].value.len > 0 ? want[4].value
+                                 : kaws__buf_of(role->arn));
+    n->name = "the reply of AWS STS for";
+    n->shown = KAWS__SHOW(kaws__buf_of(role->arn));
+    status = kaws__reading_take(n, kaws__reading_names, err);
+    n->shown = n->s->shown;
+    return status;
+}
+
+
+/* ---- what STS is asked --------------------------------------------------- */
+
+static void
+kaws__sts_add(kaws__buf *form, const char *name, kaws_bytes value)
+{
+    kaws__buf_text(form, "&", name, "=");
+    kaws__text_percent(form, value, kaws__sigv4_unreserved);
+}
+
+
+/* Begins the form of an action, in the line. The request goes to the region
+ * that the KMS key is in now. */
+static kaws__buf
+kaws__sts_form(kaws__reading *n, kaws__asked *a, const char *action,
+               const kaws__role *role, size_t room)
+{
+    kaws__buf form = kaws__buf_fixed(n->line, room);
+    char seconds[16];
+
+    kaws__hosts_doubt(&n->s->hosts, n->s->hooks, "sts", n->seek->region);
+    kaws__hosts_url(&n->s->hosts, a->url, sizeof a->url, "sts",
+                    n->seek->region, 1);
+    kaws__buf_text(&form, "Action=", action, "&Version=2011-06-15");
+    kaws__sts_add(&form, "RoleArn", kaws__buf_of(role->arn));
+    kaws__sts_add(&form, "RoleSessionName",
+                  kaws__buf_of(role->session != NULL ? role->session
+                                                     : "keyring_aws"));
+    (void)snprintf(seconds, sizeof seconds, "%d", role->seconds);
+    if (role->seconds > 0)
+        kaws__sts_add(&form, "DurationSeconds", kaws__buf_of(seconds));
+    return form;
+}
+
+
+static const char kaws__sts_type[] = "Content-Type: application/x-www-form-"
+                                     "urlencoded; charset=utf-8";
+
+
+/* The token takes the place of a signature. It is read for each exchange, since
+ * it is renewed in its file. */
+static kaws_status
+kaws__sts_web(kaws__reading *n, const kaws__role *role, kaws_error *err)
+{
+    const char *const shown = KAWS__SHOW(kaws__buf_of(role->token_file));
+    kaws__asked a = { .headers = { kaws__sts_type }, .hint = "" };
+    kaws_bytes token = { NULL, 0 };
+    kaws__buf form;
+    size_t front;
+    int os;
+
+    n->used = 0;                          /* what was there is not needed now */
+    os = kaws__reading_load_token(n, role->token_file, &token);
+    while (token.len > 0 && token.at[token.len - 1] <= ' ')
+        token.len--;
+    form = kaws__sts_form(n, &a, "AssumeRoleWithWebIdentity", role,
+                          KAWS__READING_LINE);
+    kaws__sts_add(&form, "WebIdentityToken", (kaws_bytes){ NULL, 0 });
+    front = form.len;
+    kaws__text_percent(&form, token, kaws__sigv4_unreserved);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
+                            "file %s of the web identity", shown);
+    n->again = token.len < 4;             /* it may be being written          */
+    if (token.len < 4 || token.len > KAWS__STS_TOKEN || form.failed)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the token file %s of the "
+                             "web identity does not hold 4 to 20000 bytes",
+                             shown);
+    a.body = kaws__buf_view(&form);
+    a.secret[0] = (kaws_bytes){ a.body.at + front, a.body.len - front };
+    return kaws__sts_send(n, &a, role, err);
+}
+
+
+/* Signs with the credentials that the reading has found so far. */
+static kaws_status
+kaws__sts_assume(kaws__reading *n, const kaws__role *role, kaws_error *err)
+{
+    static const char name[] = "Authorization: ";
+    char *const lines = (char *)n->line + KAWS__STS_FORM;
+    char *const token = lines + 2048, host[KAWS__URL_MAX + 8], when[32];
+    char date[17];
+    kaws__asked a = { .headers = { host, kaws__sts_type, when }, .hint = "" };
+    kaws__buf form = kaws__sts_form(n, &a, "AssumeRole", role, KAWS__STS_FORM);
+    const char *const at = strstr(a.url, "//") + 2;
+    kaws_signing what = { .method = "POST", .path = "/", .service = "sts",
+                          .region = n->seek->region, .headers = a.headers,
+                          .when = n->seek->now };
+    kaws_creds who = { n->pages->creds[0], n->pages->creds[1],
+                       n->pages->creds[KAWS__TOKEN] };
+    const int has_token = *who.token != '\0';
+    kaws_status status;
+
+    if (role->external_id != NULL)
+        kaws__sts_add(&form, "ExternalId", kaws__buf_of(role->external_id));
+    (void)snprintf(host, sizeof host, "Host: %.*s", (int)strcspn(at, "/"), at);
+    (void)snprintf(when, sizeof when, "X-Amz-Date: %s",
+                   kaws_amz_date(date, what.when));
+    (void)snprintf(token, KAWS__SOURCES_TOKEN_MAX + 32,
+                   "X-Amz-Security-Token: %s", who.token);
+    a.headers[3] = has_token ? token : NULL;
+    what.body = a.body = kaws__buf_view(&form);
+    memcpy(lines, name, sizeof name);
+    status = kaws_sign(&what, who, lines + sizeof name - 1,
+                       2048 - sizeof name, err);
+    if (status != KAWS_OK)
+        return status;
+    a.headers[3 + has_token] = lines;
+    a.secret[0] = kaws__buf_of(who.token);
+    a.secret[1] = kaws__buf_of(strstr(lines, "Signature=") +
+                               strlen("Signature="));
+    return kaws__sts_send(n, &a, role, err);
+}
+
+
+/* Has STS give the credentials of a role, in a few attempts if the next may do
+ * better. */
+static kaws_status
+kaws__sts_role(kaws__reading *n, const kaws__role *role, kaws_error *err)
+{
+    const int pause_ms = 250;
+    kaws_status status;
+    int attempt = 1;
+
+    for (;; attempt++) {
+        n->again = 0;
+        status = role->token_file != NULL ? kaws__sts_web(n, role, err)
+                                          : kaws__sts_assume(n, role, err);
+        if (status == KAWS_OK || !n->again || attempt == KAWS__STS_TRIES ||
+            kaws__reading_left_ms(n) < 2 * attempt * pause_ms)
+            return status;
+        if (kaws__thread_pause(n->s->hooks, &n->seek->cancel,
+                               attempt * pause_ms))
+            return kaws__err_cancelled(err, "AWS credentials");
+        kaws__err_clear(err);
+    }
+}
+
+
+/* Goes from the credentials that were found to those of the last role. */
+static kaws_status
+kaws__sts_follow(kaws__reading *n, kaws_error *err)
+{
+    kaws_status status = KAWS_OK;
+
+    while (status == KAWS_OK && n->role_count > 0)
+        status = kaws__sts_role(n, &n->roles[--n->role_count], err);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  helper   credentials that a program prints
+ * ==========================================================================
+ * Uses: sys thread disk child err buf text json sources reading
+ * Gives: helper_is_safe helper_fill
+ *
+ * The program is what credential_process names. No shell runs it: words are
+ * split as a POSIX shell splits them, and nothing is expanded. It prints one
+ * object of JSON. What it prints is never shown, because it holds a secret.
+ */
+
+#define KAWS__HELPER_WORDS    64
+#define KAWS__HELPER_WAIT_MS  20  /* how often we see whether it has ended    */
+
+
+/* Splits a command. The words go to `room`, which is longer than the command.
+ * Returns NULL, or what is wrong. */
+static const char *
+kaws__helper_words(const char *c, char *room,
+                   char *argv[KAWS__HELPER_WORDS + 1])
+{
+    int count = 0, quote = 0, inside = 0;
+
+    for (; *c != '\0'; c++) {
+        if (quote == 0 && strchr(" \t\r\n", *c) != NULL) {
+            if (inside)
+                *room++ = '\0';
+            inside = 0;
+            continue;
+        }
+        if (!inside && count == KAWS__HELPER_WORDS)
+            return "it has more than 64 words";
+        if (!inside)
+            argv[count++] = room;
+        inside = 1;
+        if (*c == quote)
+            quote = 0;
+        else if (quote == 0 && (*c == '"' || *c == '\''))
+            quote = *c;
+        else if (*c == '\\' && c[1] == '\0')
+            return "it ends with a backslash";
+        else if (*c == '\\' && (quote == 0 || (quote == '"' &&
+                                               (c[1] == '"' || c[1] == '\\'))))
+            *room++ = *++c;
+        else
+            *room++ = *c;
+    }
+    *room = '\0';
+    argv[count] = NULL;
+    return quote != 0 ? "a quote has no partner" : count == 0 ? "it is empty"
+         : *argv[0] != '/' ? "the program must be named by its full path"
+         : NULL;
+}
+
+
+/* Nobody but us and root may change what we run, nor the file that names it. */
+static int
+kaws__helper_is_safe(const kaws__stat *st)
+{
+    return st->regular && !st->others_write && (st->mine || st->roots);
+}
+
+
+/* May we run that program? */
+static kaws_status
+kaws__helper_check(kaws__reading *n, const char *path, kaws_error *err)
+{
+    kaws__stat st = { 0 };
+    int fd = -1, os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0)
+        os = kaws__disk_stat(fd, NULL, &st);
+    kaws__disk_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "the profile %s: cannot read "
+                            "the program of its credential_process, %s",
+                            n->shown, KAWS__SHOW(kaws__buf_of(path)));
+    if (kaws__helper_is_safe(&st))
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_CONFIG, "the profile %s: its "
+                         "credential_process %s %s", n->shown,
+                         KAWS__SHOW(kaws__buf_of(path)), !st.regular
+                         ? "is not a file" : "is not run, because other users "
+                         "may change it: it must belong to root or to the "
+                         "server's user, and only the owner may write to it");
+}
+
+
+/* The program cannot be started. What the system lacks now it may have later;
+ * and the program may be there, but not what runs it. */
+static kaws_status
+kaws__helper_unstarted(const kaws__reading *n, const char *path, int os,
+                       kaws_error *err)
+{
+    static const struct { int os; kaws_status status; const char *words; }
+    rows[] = {
+        { EAGAIN, KAWS_SERVICE, " (may this user have one more process?)" },
+        { ENOMEM, KAWS_SERVICE, "" }, { EMFILE, KAWS_SERVICE, "" },
+        { ENFILE, KAWS_SERVICE, "" },
+        { ETXTBSY, KAWS_SERVICE, " (somebody is writing it: replace it by "
+          "renaming)" },
+        { ENOENT, KAWS_CONFIG, " (it is there, so: does its #! line name a "
+          "program, and end without a carriage return?)" },
+        { EACCES, KAWS_CONFIG, " (is it executable, not on a file system with "
+          "noexec, and allowed by AppArmor or SELinux?)" },
+        { 0, KAWS_CONFIG, "" }
+    };
+    size_t i = 0;
+
+    while (rows[i].os != 0 && rows[i].os != os)
+        i++;
+    return kaws__err_os(err, rows[i].status, os, "the profile %s: cannot run "
+                        "its credential_process %s%s", n->shown,
+                        KAWS__SHOW(kaws__buf_of(path)), rows[i].words);
+}
+
+
+/* Runs the program, and collects what it prints in the room. Returns its exit
+ * status; *end says why we ended it. */
+static int
+kaws__helper_run(kaws__reading *n, kaws__child *child, kaws_status *end)
+{
+    const kaws__seek *seek = n->seek;
+    int64_t until;
+    size_t got;
+    int ended;
+
+    until = kaws__sys_ticks_us() + (int64_t)1000 * kaws__reading_left_ms(n);
+    n->used = 0;
+    *end = KAWS_OK;
+    do {
+        ended = kaws__child_ended(child);
+        got = kaws__child_read(child, n->room + n->used,
+                               KAWS__READING_ROOM - n->used,
+                               ended ? 0 : KAWS__HELPER_WAIT_MS);
+        n->used += got;
+        if (n->used == KAWS__READING_ROOM)
+            *end = KAWS_REPLY;
+        else if (kaws__thread_pause(n->s->hooks, &seek->cancel, 0))
+            *end = KAWS_CANCELLED;
+        else if (kaws__reading_left_ms(n) == 0 ||
+                 kaws__sys_ticks_us() >= until)     /* if the hook's stands   */
+            *end = KAWS_NETWORK;
+    } while (*end == KAWS_OK && (!ended || got > 0));
+    return kaws__child_end(child);
+}
+
+
+/* Reads what the program printed. Returns NULL, or what is wrong. */
+static const char *
+kaws__helper_read(kaws__reading *n, uint8_t *text, size_t len, char room[128])
+{
+    kaws__member want[] = { { .name = "AccessKeyId" },
+                            { .name = "SecretAccessKey" },
+                            { .name = "SessionToken",
+                              .kind = KAWS__OR_NULL },
+                            { .name = "Expiration", .kind = KAWS__OR_NULL },
+                            { .name = "AccountId", .kind = KAWS__IF_STRING },
+                            { .name = "Version", .kind = KAWS__AS_WRITTEN } };
+    size_t offset;
+    const char *wrong = kaws__json_read(text, len, want, 6, &offset);
+
+    if (len == 0)
+        return "it printed nothing, so it is not one object of JSON";
+    if (wrong != NULL) {
+        (void)snprintf(room, 128, "it is not one object of JSON with these "
+                       "members: %s, at byte %s", wrong, KAWS__DECIMAL(offset));
+        return room;
+    }
+    if (!kaws__buf_same(want[5].value, kaws__buf_of("1")))
+        return "its Version is not the number 1";
+    if ((wrong = kaws__reading_parts(n, want, 0)) == NULL)
+        kaws__reading_belongs(n, "account ", want[4].value);
+    return wrong;
+}
+
+
+/* The source: a program. `command` is in memory that is kept. */
+static kaws_status
+kaws__helper_fill(kaws__reading *n, const char *command, kaws_error *err)
+{
+    char *argv[KAWS__HELPER_WORDS + 1], failed[128];
+    const char *wrong = KAWS__CHILDREN
+                      ? kaws__helper_words(command, (char *)n->line, argv)
+                      : "it is not offered on Windows";
+    kaws__child child;
+    kaws_status status;
+    int os, code;
+
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "the profile %s has a "
+                             "credential_process that cannot be run: %s",
+                             n->shown, wrong);
+    if ((status = kaws__helper_check(n, argv[0], err)) != KAWS_OK)
+        return status;
+    n->asked = 1;
+    if ((os = kaws__child_start(&child, argv)) != 0)
+        return kaws__helper_unstarted(n, argv[0], os, err);
+    code = kaws__helper_run(n, &child, &status);
+    if (code < 0)
+        (void)snprintf(failed, sizeof failed, "a signal ended it (%d)", -code);
+    else
+        (void)snprintf(failed, sizeof failed, "its exit status is %d; run it "
+                       "as the server's user, in the server's environment, to "
+                       "see why", code);
+    if (status == KAWS_CANCELLED)
+        return kaws__err_cancelled(err, "AWS credentials");
+    if (status == KAWS_NETWORK)
+        wrong = "it did not end in time, and was ended";
+    else if (status == KAWS_REPLY)
+        wrong = "it printed more than 65535 bytes";
+    else if (code != 0)
+        wrong = failed;
+    else if ((wrong = kaws__helper_read(n, n->room, n->used,
+                                        failed)) != NULL)
+        status = KAWS_CREDENTIALS;
+    if (wrong != NULL)
+        return kaws__err_set(err, status == KAWS_OK ? KAWS_SERVICE
+                             : status == KAWS_REPLY ? KAWS_CREDENTIALS : status,
+                             "the credential_process %s of the profile %s gave "
+                             "no credentials: %s",
+                             KAWS__SHOW(kaws__buf_of(argv[0])), n->shown,
+                             wrong);
+    return kaws__reading_take(n, kaws__reading_names, err);
+}
+
+
+/* ==========================================================================
+ * ROOM  profile  the profiles of AWS's tools
+ * ==========================================================================
+ * Uses: sys disk err buf text ini sources reading remote sts helper
+ * Gives: profile_path profile_name profile_is_there profile_fill
+ *
+ * A profile is what the config file and the credentials file say of one name.
+ * If both have a property, the credentials file's counts; but its keys are
+ * never put together with a token of the config file.
+ *
+ * A profile has keys; or a role, and where the credentials come from that ask
+ * for it: a token file, a different profile, or one of the other sources; or a
+ * program. A role may so follow a role. We walk along the profiles first, and
+ * put the roles on a list; then we ask the source at the end.
+ */
+
+enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
+
+/* The properties that we look for. First the keys. A profile that has one of
+ * the last three is for a person, and is refused. */
+enum {
+    KAWS__KEYS = 3, KAWS__OLD_TOKEN = 3, KAWS__ROLE_ARN, KAWS__TOKEN_FILE,
+    KAWS__SOURCE_PROFILE, KAWS__CREDENTIAL_SOURCE, KAWS__SESSION_NAME,
+    KAWS__EXTERNAL_ID, KAWS__DURATION, KAWS__MFA, KAWS__PROCESS,
+    KAWS__ACCOUNT, KAWS__LOGINS, KAWS__PROPERTIES = KAWS__LOGINS + 3
+};
+
+static const char *const kaws__profile_names[KAWS__PROPERTIES] = {
+    "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "aws_security_token", "role_arn", "web_identity_token_file",
+    "source_profile", "credential_source", "role_session_name", "external_id",
+    "duration_seconds", "mfa_serial", "credential_process", "aws_account_id",
+    "sso_session", "sso_start_url", "login_session"
+};
+
+static const char *const kaws__profile_files[] = { "the config file",
+                                                   "the credentials file" };
+
+typedef struct kaws__walk {       /* along the profiles                       */
+    kaws__reading *n;
+    const char *path[2];          /* of both files: kept; NULL: not named     */
+    kaws_bytes  text[2];          /* what they hold                           */
+    kaws__stat  st[2];
+    int         os[2];            /* why a file could not be read, or 0       */
+    int         has_keys[2];      /* a profile on the way has keys in it      */
+    int         process;          /* the file that has the credential_process */
+    kaws_bytes  names[KAWS__READING_ROLES];   /* the profiles so far          */
+    int         count;            /* of those                                 */
+    int         known;            /* files that know the last one             */
+    kaws_bytes  want[KAWS__PROPERTIES];       /* what they say of it          */
+} kaws__walk;
+
+
+/* The name of a file, or NULL. The environment is asked each time, because a
+ * program may change it, and a change may free the old name. */
+static const char *
+kaws__profile_path(const kaws__sources *s, int file)
+{
+    static const char *const names[] = { "AWS_CONFIG_FILE",
+                                         "AWS_SHARED_CREDENTIALS_FILE" };
+
+    return s->files[file] != NULL ? s->files[file]
+                                  : kaws__sys_own_env(names[file]);
+}
+
+
+/* The name of the profile. */
+static const char *
+kaws__profile_name(const kaws__sources *s)
+{
+    const char *name = s->profile != NULL ? s->profile
+                                          : kaws__sys_own_env("AWS_PROFILE");
+
+    return name != NULL ? name : "default";
+}
+
+
+/* ---- the files ----------------------------------------------------------- */
+
+/* Is the section the profile's? 0: no; 1: yes; 2: yes, and the file's sections
+ * of rank 1 then do not count ([profile default] beats [default]). *bad: what
+ * is wrong with the head. */
+static int
+kaws__profile_rank(kaws_bytes head, int file, kaws_bytes profile,
+                   const char **bad)
+{
+    static const kaws_bytes word = { (const uint8_t *)"profile", 7 };
+    const uint8_t *const end = head.at + head.len;
+    kaws_bytes name = { head.at, head.len < word.len ? head.len : word.len };
+
+    if (file == KAWS__CREDENTIALS_FILE)
+        return kaws__buf_same(head, profile);
+    if (head.len == word.len || !kaws__buf_same(name, word) ||
+        (head.at[word.len] != ' ' && head.at[word.len] != '\t'))
+        return kaws__buf_same(head, kaws__buf_of("default")) &&
+               kaws__buf_same(head, profile);
+    name = kaws__ini_trim(head.at + word.len, end);
+    if (kaws__text_span(name, "_-/.%@:+") < name.len)
+        *bad = "the name of a profile has only letters, digits and _-/.%@:+";
+    return 2 * kaws__buf_same(name, profile);
+}
+
+
+/* Finds what one file says of the profile. Returns NULL, or what is wrong in
+ * line *line. *known: the file has the profile. */
+static const char *
+kaws__profile_parse(kaws_bytes text, int file, kaws_bytes profile,
+                    kaws_bytes want[KAWS__PROPERTIES], int *known, int *line)
+{
+    kaws__ini ini = { .left = text };
+    int best = 0, rank = 0, what, i;
+
+    while ((what = kaws__ini_next(&ini)) != KAWS__INI_END && ini.bad == NULL) {
+        if (what == KAWS__INI_HEAD)
+            rank = kaws__profile_rank(ini.name, file, profile, &ini.bad);
+        if (rank > best) {
+            memset(want, 0, KAWS__PROPERTIES * sizeof *want);
+            best = rank;
+        }
+        for (i = 0; rank == best && what == KAWS__INI_PROPERTY &&
+                    i < KAWS__PROPERTIES; i++)
+            if (rank > 0 && kaws__text_alike(ini.name, kaws__profile_names[i]))
+                want[i] = ini.value;
+    }
+    *known = best > 0;
+    *line = ini.line;
+    return ini.bad;
+}
+
+
+/* Reads a file into the room. A file that is not there counts as empty. */
+static kaws_status
+kaws__profile_load(kaws__walk *w, int file, kaws_error *err)
+{
+    kaws__reading *const n = w->n;
+    const char *const called = kaws__profile_files[file];
+    const char *path = kaws__profile_path(n->s, file);
+    const char *shown;
+    int os;
+
+    if (path == NULL)
+        return KAWS_OK;
+    w->path[file] = path = kaws__reading_keep(n, kaws__buf_of(path));
+    if (path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "the name of %s is too long",
+                             called);
+    shown = KAWS__SHOW(kaws__buf_of(path));
+    w->os[file] = os = kaws__reading_load(n, path, &w->text[file],
+                                          &w->st[file]);
+    if (os == ENOENT)
+        return KAWS_OK;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read %s %s", called,
+                            shown);
+    if (!w->st[file].regular)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is not a file", called,
+                             shown);
+    if (n->used == KAWS__READING_ROOM)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is too long: it and the "
+                             "other file may have 65535 bytes", called, shown);
+    return KAWS_OK;
+}
+
+
+/* Puts together what both files say of the last profile. */
+static kaws_status
+kaws__profile_read(kaws__walk *w, kaws_error *err)
+{
+    kaws_bytes of[2][KAWS__PROPERTIES];
+    const kaws_bytes name = w->names[w->count - 1];
+    const char *wrong;
+    int file, known, line, i;
+
+    memset(of, 0, sizeof of);
+    w->known = 0;
+    for (file = 0; file < 2; file++) {
+        wrong = kaws__profile_parse(w->text[file], file, name, of[file], &known,
+                                    &line);
+        if (wrong != NULL)
+            return kaws__err_set(err, KAWS_CONFIG, "%s %s: line %d: %s",
+                                 kaws__profile_files[file],
+                                 KAWS__SHOW(kaws__buf_of(w->path[file])), line,
+                                 wrong);
+        w->known += known;
+        w->has_keys[file] |= of[file][0].len > 0 || of[file][1].len > 0;
+    }
+    if (of[1][0].len > 0 || of[1][1].len > 0)
+        memset(of[0], 0, (KAWS__OLD_TOKEN + 1) * sizeof *of[0]);
+    for (i = 0; i < KAWS__PROPERTIES; i++)
+        w->want[i] = of[1][i].len > 0 ? of[1][i] : of[0][i];
+    w->process = of[1][KAWS__PROCESS].len > 0;
+    return KAWS_OK;
+}
+
+
+/* Begins a walk, at the profile that settings and environment name. */
+static kaws_status
+kaws__profile_begin(kaws__walk *w, kaws__reading *n, kaws_error *err)
+{
+    const char *name;
+    kaws_status status;
+
+    *w = (kaws__walk){ .n = n, .count = 1 };
+    n->used = n->kept = 0;
+    name = kaws__reading_keep(n, kaws__buf_of(kaws__profile_name(n->s)));
+    w->names[0] = kaws__buf_of(name != NULL ? name : "");
+    status = kaws__profile_load(w, KAWS__CONFIG_FILE, err);
+    if (status == KAWS_OK)
+        status = kaws__profile_load(w, KAWS__CREDENTIALS_FILE, err);
+    return status == KAWS_OK ? kaws__profile_read(w, err) : status;
+}
+
+
+/* Does a file have the profile? A file that cannot be read may have it; so may
+ * a file of the settings that is missing: its administrator meant it. */
+static int
+kaws__profile_is_there(kaws__reading *n)
+{
+    kaws__walk w;
+    kaws_error err;
+
+    return kaws__profile_begin(&w, n, &err) != KAWS_OK || w.known > 0 ||
+           (w.os[0] != 0 && n->s->files[0] != NULL) ||
+           (w.os[1] != 0 && n->s->files[1] != NULL);
+}
+
+
+/* Warns of files that others may change, or that have keys that others may
+ * read. A config file without keys may be read by all. */
+static void
+kaws__profile_warn(kaws__walk *w)
+{
+    const char *path;
+    int file;
+
+    for (file = 0; file < 2; file++) {
+        path = w->path[file];
+        if (file == KAWS__CONFIG_FILE && !w->has_keys[file])
+            w->st[file].others_read = 0;
+        if (path != NULL && w->st[file].regular && !w->st[file].lent)
+            kaws__err_others(w->n->s->hooks, kaws__profile_files[file],
+                             KAWS__SHOW(kaws__buf_of(path)), &w->st[file]);
+    }
+}
+
+
+/* ---- along the profiles -------------------------------------------------- */
+
+/* "the config file X" for a message, and whether it is there. */
+static const char *
+kaws__profile_tell(const kaws__walk *w, int file, char *out, size_t cap)
+{
+    const char *const path = w->path[file];
+    char shown[KAWS__TEXT_SHOWN];
+
+    if (path == NULL)
+        (void)snprintf(out, cap, "%s is not set", kaws__profile_files[file]);
+    else
+        (void)snprintf(out, cap, "%s %s %s", kaws__profile_files[file],
+                       kaws_show(shown, sizeof shown, path),
+                       w->os[file] != 0 ? "is not there" : "does not have it");
+    return out;
 }
 
 
 static kaws_status
-kaws__native_none(kaws__native *n, kaws_error *err)
+kaws__profile_unknown(const kaws__walk *w, kaws_error *err)
 {
-    (void)n;
-    return kaws__err_set(err, KAWS_CONFIG, "auth is native, and no source of "
-                         "AWS credentials is configured: set AWS_ACCESS_KEY_ID "
-                         "and AWS_SECRET_ACCESS_KEY in the environment, or name"
-                         " a profile, and the credentials file or config file "
-                         "that has it");
+    char files[2][KAWS__TEXT_SHOWN + 40];
+    const int i = w->count - 1;
+
+    return kaws__err_set(err, KAWS_CONFIG, "there is no profile %s%s%s: %s, and"
+                         " %s", KAWS__SHOW(w->names[i]),
+                         i > 0 ? ", which is the source_profile of " : "",
+                         i > 0 ? KAWS__SHOW(w->names[i - 1]) : "",
+                         kaws__profile_tell(w, KAWS__CREDENTIALS_FILE, files[0],
+                                            sizeof files[0]),
+                         kaws__profile_tell(w, KAWS__CONFIG_FILE, files[1],
+                                            sizeof files[1]));
 }
 
 
-/* ---- the table ----------------------------------------------------------- */
+/* Fails because of what the last profile says. */
+static kaws_status
+kaws__profile_bad(const kaws__walk *w, const char *what, const char *advice,
+                  kaws_error *err)
+{
+    return kaws__err_set(err, KAWS_CONFIG, "the profile %s has %s%s",
+                         KAWS__SHOW(w->names[w->count - 1]), what, advice);
+}
 
-/* Has the row fill in the credentials, checks them, and copies them to where
- * the caller looks for them. */
+
+/* Puts the last profile's role on the list. */
+static kaws_status
+kaws__profile_role(kaws__walk *w, kaws_error *err)
+{
+    kaws__reading *const n = w->n;
+    const kaws_bytes *const want = w->want;
+    kaws__role *const role = &n->roles[n->role_count];
+    const char *wrong;
+    uint32_t seconds = 0;
+
+    if (w->count == KAWS__READING_ROLES)  /* each before has one, too         */
+        return kaws__profile_bad(w, "a role", ", but five others come before "
+                                 "it: at most five may follow each other", err);
+    *role = (kaws__role){
+        .arn = kaws__reading_keep(n, want[KAWS__ROLE_ARN]),
+        .session = kaws__reading_keep(n, want[KAWS__SESSION_NAME]),
+        .external_id = kaws__reading_keep(n, want[KAWS__EXTERNAL_ID]),
+        .token_file = kaws__reading_keep(n, want[KAWS__TOKEN_FILE])
+    };
+    if (role->arn == NULL)
+        return kaws__profile_bad(w, "web_identity_token_file, and so it must "
+                                 "have role_arn", "", err);
+    if (want[KAWS__DURATION].len > 0 &&
+        (!kaws__text_number(want[KAWS__DURATION], 43200, &seconds) ||
+         seconds < 900))
+        return kaws__profile_bad(w, "a duration_seconds that is not 900 to "
+                                 "43200", "", err);
+    if (want[KAWS__MFA].len > 0)
+        return kaws__profile_bad(w, "mfa_serial, which is not supported", ": a "
+                                 "server has nobody to ask for a code", err);
+    role->seconds = (int)seconds;
+    if ((wrong = kaws__sts_role_wrong(role)) != NULL)
+        return kaws__profile_bad(w, "a role that cannot be used: ", wrong, err);
+    n->role_count++;
+    return KAWS_OK;
+}
+
+
+/* What the walk has come to. */
+enum { KAWS__GO_ON, KAWS__AT_KEYS, KAWS__AT_SOURCE, KAWS__AT_TOKEN,
+       KAWS__AT_END };
+
+
+/* Goes on to the source_profile. It may be the same only if it has keys, and
+ * otherwise none of those before. If it has keys, they end the walk. */
+static kaws_status
+kaws__profile_next(kaws__walk *w, int *at, kaws_error *err)
+{
+    const kaws_bytes next = w->want[KAWS__SOURCE_PROFILE];
+    const int itself = kaws__buf_same(next, w->names[w->count - 1]);
+    kaws_status status = KAWS_OK;
+    int i = 0;
+
+    while (i < w->count && !kaws__buf_same(next, w->names[i]))
+        i++;
+    if (i < w->count &&
+        !(itself && (w->want[0].len > 0 || w->want[1].len > 0)))
+        return kaws__profile_bad(w, "a source_profile that leads back to the "
+                                 "profile ", KAWS__SHOW(next), err);
+    if (!itself) {
+        w->names[w->count++] = next;
+        status = kaws__profile_read(w, err);
+    }
+    if (status == KAWS_OK && w->known == 0)
+        return kaws__profile_unknown(w, err);
+    if (w->want[0].len > 0 || w->want[1].len > 0)
+        *at = KAWS__AT_KEYS;
+    return status;
+}
+
+
+/* Judges the last profile, and goes on if it leads to a different one. */
+static kaws_status
+kaws__profile_step(kaws__walk *w, int *at, kaws_error *err)
+{
+    const int token = w->want[KAWS__TOKEN_FILE].len > 0;
+    const int source = w->want[KAWS__CREDENTIAL_SOURCE].len > 0;
+    const int next = w->want[KAWS__SOURCE_PROFILE].len > 0;
+    kaws_status status;
+
+    *at = KAWS__AT_END;
+    if (w->want[KAWS__ROLE_ARN].len == 0 && !token)
+        return KAWS_OK;
+    if ((status = kaws__profile_role(w, err)) != KAWS_OK)
+        return status;
+    *at = token ? KAWS__AT_TOKEN : source ? KAWS__AT_SOURCE : KAWS__GO_ON;
+    if (!token && source == next)
+        return kaws__profile_bad(w, "role_arn, and so it must have either "
+                                 "source_profile or credential_source", "",
+                                 err);
+    return *at == KAWS__GO_ON ? kaws__profile_next(w, at, err) : KAWS_OK;
+}
+
+
+/* Asks the source that the last profile names. */
+static kaws_status
+kaws__profile_source(kaws__walk *w, kaws_error *err)
+{
+    static const struct {
+        const char  *word, *name;
+        kaws_status (*fill)(kaws__reading *n, kaws_error *err);
+    } rows[] = {
+        { "Environment", "the environment for the profile",
+          kaws__reading_environment },
+        { "EcsContainer", "the container for the profile",
+          kaws__remote_container },
+        { "Ec2InstanceMetadata", "the instance for the profile",
+          kaws__remote_instance }
+    };
+    size_t i = 0;
+
+    while (i < 3 && !kaws__buf_same(w->want[KAWS__CREDENTIAL_SOURCE],
+                                    kaws__buf_of(rows[i].word)))
+        i++;
+    if (i == 3)
+        return kaws__profile_bad(w, "a credential_source that is none of "
+                                 "Environment, EcsContainer and "
+                                 "Ec2InstanceMetadata", "", err);
+    w->n->name = rows[i].name;
+    w->n->used = 0;
+    return rows[i].fill(w->n, err);
+}
+
+
+/* The keys of the last profile. */
+static kaws_status
+kaws__profile_keys(kaws__walk *w, kaws_error *err)
+{
+    kaws__reading *const n = w->n;
+    int i;
+
+    if (w->count > 1)
+        n->name = "the source_profile of";
+    for (i = 0; i < KAWS__KEYS; i++)
+        n->seek->found[i] = w->want[i];
+    if (w->want[KAWS__TOKEN].len == 0)
+        n->seek->found[KAWS__TOKEN] = w->want[KAWS__OLD_TOKEN];
+    kaws__reading_belongs(n, "account ", w->want[KAWS__ACCOUNT]);
+    return kaws__reading_take(n, kaws__profile_names, err);
+}
+
+
+/* Anyone who may write the file that names a program has us run what he likes.
+ */
+static kaws_status
+kaws__profile_process(kaws__walk *w, kaws_error *err)
+{
+    kaws__reading *const n = w->n;
+    const kaws_bytes said = w->want[KAWS__PROCESS];
+    const char *const command = kaws__reading_keep(n, said);
+    kaws_status status;
+
+    n->shown = KAWS__SHOW(w->names[w->count - 1]);
+    if (!kaws__helper_is_safe(&w->st[w->process]))
+        return kaws__err_set(err, KAWS_CONFIG, "the profile %s: its "
+                             "credential_process is not run, because other "
+                             "users may change %s %s, which names it: the file "
+                             "must belong to root or to the server's user, and "
+                             "only the owner may write to it", n->shown,
+                             kaws__profile_files[w->process],
+                             KAWS__SHOW(kaws__buf_of(w->path[w->process])));
+    if (command == NULL || said.len > 4096)
+        return kaws__profile_bad(w, "a credential_process of more than 4096 "
+                                 "bytes", "", err);
+    status = kaws__helper_fill(n, command, err);
+    n->shown = n->s->shown;
+    return status;
+}
+
+
+/* A profile without a role. */
+static kaws_status
+kaws__profile_end(kaws__walk *w, kaws_error *err)
+{
+    const kaws_bytes *const want = w->want;
+    int i = KAWS__LOGINS;
+
+    while (i < KAWS__PROPERTIES && want[i].len == 0)
+        i++;
+    if (i < KAWS__PROPERTIES)
+        return kaws__profile_bad(w, kaws__profile_names[i], ", which is for "
+                                 "people: have the AWS CLI log in, and name it "
+                                 "as the credential_process of a profile", err);
+    if (want[0].len > 0 || want[1].len > 0 || want[KAWS__PROCESS].len == 0)
+        return kaws__profile_keys(w, err);
+    return kaws__profile_process(w, err);
+}
+
+
+/* The source: a profile. The roles on the way remain on the list. */
+static kaws_status
+kaws__profile_fill(kaws__reading *n, kaws_error *err)
+{
+    kaws__walk w;
+    kaws_status status = kaws__profile_begin(&w, n, err);
+    int at = KAWS__GO_ON;
+
+    if (status == KAWS_OK && w.known == 0)
+        status = kaws__profile_unknown(&w, err);
+    while (status == KAWS_OK && at == KAWS__GO_ON)
+        status = kaws__profile_step(&w, &at, err);
+    if (status == KAWS_OK)
+        kaws__profile_warn(&w);
+    if (status != KAWS_OK || at == KAWS__AT_TOKEN)
+        return status;
+    return at == KAWS__AT_KEYS ? kaws__profile_keys(&w, err)
+         : at == KAWS__AT_SOURCE ? kaws__profile_source(&w, err)
+         : kaws__profile_end(&w, err);
+}
+
+
+/* ==========================================================================
+ * ROOM  native   which source config.auth = "native" means
+ * ==========================================================================
+ * Uses: sys err mem buf text sources reading remote sts profile
+ * Gives: native_open
+ *
+ * A row of the table below has two functions: one says whether the source is
+ * configured; the other has it give credentials, or says why there are none.
+ * The first row that is configured when the ring opens is the ring's source; no
+ * later row is asked, even if that one fails. The config's role follows any
+ * source. If the source is the conf file or the program's hook, and no role
+ * follows, this room and those that it uses do nothing.
+ */
+
+typedef struct kaws__native_row {
+    kaws__source source;          /* first: room sources knows only this      */
+    /* What messages add to its name; NULL: it is not configured. */
+    const char *(*configured)(kaws__reading *n);
+    kaws_status (*fill)(kaws__reading *n, kaws_error *err);
+} kaws__native_row;
+
+
+/* A secret without an id counts, too: the administrator meant this source, and
+ * half a pair is an error. */
+static const char *
+kaws__native_environment(kaws__reading *n)
+{
+    (void)n;
+    return kaws__sys_own_env("AWS_ACCESS_KEY_ID") != NULL ||
+           kaws__sys_own_env("AWS_SECRET_ACCESS_KEY") != NULL
+         ? "(AWS_ACCESS_KEY_ID)" : NULL;
+}
+
+
+/* A profile that the settings name. */
+static const char *
+kaws__native_named(kaws__reading *n)
+{
+    return n->s->profile;
+}
+
+
+/* The profile that AWS_PROFILE names; or `default`, if a file has it. */
+static const char *
+kaws__native_usual(kaws__reading *n)
+{
+    return kaws__sys_own_env("AWS_PROFILE") != NULL ||
+           kaws__profile_is_there(n) ? kaws__profile_name(n->s) : NULL;
+}
+
+
+static const char *
+kaws__native_web(kaws__reading *n)
+{
+    const char *role = kaws__sys_own_env("AWS_ROLE_ARN");
+
+    (void)n;
+    return kaws__sys_own_env("AWS_WEB_IDENTITY_TOKEN_FILE") == NULL ? NULL
+         : role != NULL ? role : "(AWS_WEB_IDENTITY_TOKEN_FILE)";
+}
+
+
+/* The source: a web identity of the environment, the first of the roles. */
+static kaws_status
+kaws__native_web_fill(kaws__reading *n, kaws_error *err)
+{
+    static const char *const names[] = { "AWS_ROLE_ARN",
+                                         "AWS_WEB_IDENTITY_TOKEN_FILE",
+                                         "AWS_ROLE_SESSION_NAME" };
+    const char *wrong, *value, *kept[3] = { NULL, NULL, NULL };
+    kaws__role role;
+    int i;
+
+    for (i = 0; i < 3; i++)               /* a hook may change them           */
+        if ((value = kaws__sys_own_env(names[i])) != NULL)
+            kept[i] = kaws__reading_keep(n, kaws__buf_of(value));
+    role = (kaws__role){ .arn = kept[0], .token_file = kept[1],
+                         .session = kept[2] };
+    if (role.arn == NULL || role.token_file == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_WEB_IDENTITY_TOKEN_FILE is "
+                             "set, and so AWS_ROLE_ARN has to be");
+    if ((wrong = kaws__sts_role_wrong(&role)) != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_ROLE_ARN or AWS_ROLE_"
+                             "SESSION_NAME cannot be used: %s", wrong);
+    n->roles[n->role_count++] = role;
+    return KAWS_OK;
+}
+
+
+static const char *
+kaws__native_container(kaws__reading *n)
+{
+    const char *value, *name = kaws__remote_container_url(&value);
+
+    (void)n;
+    return name == NULL ? NULL : strstr(name, "RELATIVE") != NULL
+         ? "(AWS_CONTAINER_CREDENTIALS_RELATIVE_URI)"
+         : "(AWS_CONTAINER_CREDENTIALS_FULL_URI)";
+}
+
+
+static const char *
+kaws__native_instance(kaws__reading *n)
+{
+    (void)n;
+    return kaws__remote_instance_off() ? NULL : "(EC2)";
+}
+
+
+static const char *
+kaws__native_always(kaws__reading *n)
+{
+    (void)n;
+    return "(auth = native)";
+}
+
+
+static kaws_status
+kaws__native_none(kaws__reading *n, kaws_error *err)
+{
+    (void)n;
+    return kaws__err_set(err, KAWS_CONFIG, "auth is native, and no source of "
+                         "AWS credentials is configured (and AWS_EC2_METADATA_"
+                         "DISABLED is true): set AWS_ACCESS_KEY_ID and "
+                         "AWS_SECRET_ACCESS_KEY in the environment, or name a "
+                         "profile, and the credentials file or config file that"
+                         " has it");
+}
+
+
+/* Copies what the reading found to where the caller looks for it. */
+static void
+kaws__native_copy(kaws__seek *seek)
+{
+    size_t at = 0;
+    int part;
+
+    for (part = 0; part < 3; part++) {
+        kaws_bytes *const found = &seek->found[part];
+        if (found->len > 0)
+            memcpy(seek->text + at, found->at, found->len);
+        found->at = seek->text + at;
+        at += found->len;
+    }
+}
+
+
+/* Has the row give credentials, and goes from these to the roles'. */
 static kaws_status
 kaws__native_find(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
     const kaws__native_row *const row = (const void *)s->source;
-    kaws__native n = { .s = s, .seek = seek };
-    const char *wrong = NULL, *between;
+    kaws__reading n;
     kaws_status status;
-    size_t at = 0;
-    int part;
 
-    if (!kaws__native_begin(&n))
+    if (!kaws__reading_begin(&n, s, seek))
         return kaws__err_memory(err, "reading the AWS credentials");
     status = row->fill(&n, err);
     if (status == KAWS_OK)
-        wrong = kaws__sources_judge(seek->found, &part, &between);
-    if (wrong != NULL)
-        status = kaws__err_set(err, s->source->remote ? KAWS_CREDENTIALS
-                               : KAWS_CONFIG, "%s %s: %s%s%s", s->source->name,
-                               s->shown, row->parts[part], between, wrong);
-    for (part = 0; part < 3 && status == KAWS_OK; part++) {
-        if (seek->found[part].len > 0)
-            memcpy(seek->text + at, seek->found[part].at,
-                   seek->found[part].len);
-        seek->found[part].at = seek->text + at;
-        at += seek->found[part].len;
-    }
-    kaws__native_end(&n);
+        status = kaws__sts_follow(&n, err);
+    if (status == KAWS_OK)
+        kaws__native_copy(seek);
+    kaws__reading_end(&n);
+    return status;
+}
+
+
+/* Goes from the credentials that room sources found to those of the config's
+ * role. */
+static kaws_status
+kaws__native_then(kaws__sources *s, kaws__seek *seek, kaws_error *err)
+{
+    static const char *const parts[] = { "the id", "the secret", "the token" };
+    kaws__reading n;
+    kaws_status status;
+
+    if (!kaws__reading_begin(&n, s, seek))
+        return kaws__err_memory(err, "asking for a role's credentials");
+    status = kaws__reading_take(&n, parts, err);
+    if (status == KAWS_OK)
+        status = kaws__sts_follow(&n, err);
+    kaws_wipe(seek->text, KAWS__SOURCES_TEXT_MAX);
+    if (status == KAWS_OK)
+        kaws__native_copy(seek);
+    kaws__reading_end(&n);
     return status;
 }
 
 
 static const kaws__native_row kaws__native_table[] = {
-    { { "the profile", kaws__native_find, 0 }, kaws__native_named,
-      kaws__native_profile_fill,
-      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
-    { { "the environment", kaws__native_find, 0 }, kaws__native_env_has,
-      kaws__native_env_fill,
-      { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" } },
-    { { "the profile", kaws__native_find, 0 }, kaws__native_usual,
-      kaws__native_profile_fill,
-      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
-    { { "the web identity", kaws__native_find, 1 }, kaws__native_web_has,
-      kaws__native_web_fill,
-      { "AccessKeyId", "SecretAccessKey", "SessionToken" } },
-    { { "the container", kaws__native_find, 1 }, kaws__native_container_has,
-      kaws__native_container_fill,
-      { "AccessKeyId", "SecretAccessKey", "Token" } },
-    { { "the instance", kaws__native_find, 1 }, kaws__native_instance_has,
-      kaws__native_instance_fill,
-      { "AccessKeyId", "SecretAccessKey", "Token" } },
-    { { "no source", kaws__native_find, 0 }, kaws__native_always,
-      kaws__native_none, { "", "", "" } }
+    { { "the profile", kaws__native_find }, kaws__native_named,
+      kaws__profile_fill },
+    { { "the environment", kaws__native_find }, kaws__native_environment,
+      kaws__reading_environment },
+    { { "the profile", kaws__native_find }, kaws__native_usual,
+      kaws__profile_fill },
+    { { "the web identity", kaws__native_find }, kaws__native_web,
+      kaws__native_web_fill },
+    { { "the container", kaws__native_find }, kaws__native_container,
+      kaws__remote_container },
+    { { "the instance", kaws__native_find }, kaws__native_instance,
+      kaws__remote_instance },
+    { { "no source", kaws__native_find }, kaws__native_always,
+      kaws__native_none }
 };
 
 
-/* Finds out which source the config and the environment mean, unless the
- * program has its hook. The config's strings are borrowed as those of
- * kaws__sources_open. */
+/* Takes over the config's role. */
 static kaws_status
-kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
+kaws__native_role(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
+{
+    const char *wrong;
+
+    s->role = (kaws__role){ .arn = cfg->role_arn,
+                            .external_id = cfg->role_external_id,
+                            .session = cfg->role_session_name };
+    if (cfg->role_arn == NULL && cfg->role_external_id == NULL &&
+        cfg->role_session_name == NULL)
+        return KAWS_OK;
+    wrong = cfg->role_arn != NULL ? kaws__sts_role_wrong(&s->role)
+          : "role_external_id or role_session_name is set, but not role_arn";
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "cannot use the role: %s",
+                             wrong);
+    if (!s->native)
+        s->then = kaws__native_then;
+    return KAWS_OK;
+}
+
+
+/* Finds out which source the config and the environment mean, unless the
+ * program has its hook or `native` is 0, and which role follows. The config's
+ * strings are borrowed as those of kaws__sources_open. */
+static kaws_status
+kaws__native_open(kaws__sources *s, const kaws_config *cfg, int native,
+                  kaws_error *err)
 {
     const kaws__native_row *row = kaws__native_table;
-    kaws__native n = { .s = s };
+    const char *shown;
+    kaws__reading n;
 
-    if (s->hooks->creds != NULL)
-        return KAWS_OK;
-    if (!kaws__native_begin(&n))
-        return kaws__err_memory(err, "looking for AWS credentials");
-    s->native = 1;
-    s->profile = cfg->profile;
-    s->files[KAWS__CONFIG_FILE] = cfg->config_file;
-    s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file;
-    while (!row->configured(&n))
-        row++;
-    s->source = &row->source;
-    kaws__native_end(&n);
-    return KAWS_OK;
+    s->native = native && s->hooks->creds == NULL;
+    if (s->native) {
+        s->profile = cfg->profile;
+        s->files[KAWS__CONFIG_FILE] = cfg->config_file;
+        s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file;
+        if (!kaws__reading_begin(&n, s, NULL))
+            return kaws__err_memory(err, "looking for AWS credentials");
+        while ((shown = row->configured(&n)) == NULL)
+            row++;
+        s->source = &row->source;
+        kaws_show(s->shown, sizeof s->shown, shown);
+        kaws__reading_end(&n);
+    }
+    return kaws__native_role(s, cfg, err);
 }
 
 
@@ -8290,8 +10651,8 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
  * Gives: creds_open creds_abandon creds_close creds_may_pass creds_ready
- *        creds_forget creds_renew creds_tell creds_signer creds_wipe
- *        creds_leak_in
+ *        creds_forget creds_spurned creds_renew creds_tell creds_signer
+ *        creds_wipe creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -8315,6 +10676,9 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
 #define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
 #define KAWS__CREDS_PART          3   /* or this part of their life before    */
 #define KAWS__CREDS_PAUSE_MS  60000   /* after the source was asked in vain   */
+#define KAWS__CREDS_BRIEF_MS    500   /* a failure in less time proves nothing*/
+#define KAWS__CREDS_UNMET         3   /* regions whose failure is remembered  */
+#define KAWS__CREDS_SPURN_MS   1000   /* after AWS refused what was just new  */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
@@ -8331,6 +10695,12 @@ typedef struct kaws__secrets {    /* what the locked page holds               */
     uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* used by the holder of the turn   */
 } kaws__secrets;
 
+typedef struct kaws__unmet {      /* the source could not be reached          */
+    char       region[33];        /* that it was asked for                    */
+    int64_t    ms;                /* when it said so, by hooks.ticks_ms       */
+    kaws_error why;               /* OK: this place is free                   */
+} kaws__unmet;
+
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
     kaws__turn    asking;         /* the turn to ask the source               */
@@ -8341,15 +10711,21 @@ typedef struct kaws__creds {
     int64_t       early;          /* they are renewed so many seconds before  */
     int           doubtful;       /* our clock said they came expired         */
     unsigned      refused;        /* the generation that AWS refused, or 0    */
+    unsigned      spurned;        /* the one that was new when AWS refused it */
+    int64_t       spurned_ms;     /* when that was, by hooks.ticks_ms         */
     unsigned      answers;        /* how often the source has answered        */
     unsigned      told;           /* how many of those followed a refusal     */
     int64_t       asked_ms;       /* its last answer came, by hooks.ticks_ms  */
     int           in_vain;        /* its last answer was of no use            */
     kaws_error    failure;        /* its last answer, if that was an error    */
+    char          asked_in[33];   /* the region that it was asked for         */
+    kaws__unmet   unmet[KAWS__CREDS_UNMET];   /* a region each                */
 } kaws__creds;
 
 enum {                            /* what the credentials are needed for      */
     KAWS__TO_SIGN,
+    KAWS__TO_PROBE,               /* only if they are there: the source, which
+                                   * may not answer, is not asked             */
     KAWS__TO_TELL,                /* whose they are; expired ones will do     */
     KAWS__TO_RENEW                /* the caller wants what the source has now */
 };
@@ -8474,6 +10850,65 @@ kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 }
 
 
+/* Where the source is asked: AWS STS answers for one region. */
+static const char *
+kaws__creds_region(const kaws__seek *seek)
+{
+    return seek->region != NULL ? seek->region : "";
+}
+
+
+/* Whether a source may do better later. */
+static int
+kaws__creds_may_pass(const kaws_error *err)
+{
+    return err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+}
+
+
+/* Remembers that the source could not be reached for that region, unless it had
+ * too little time. If it refuses, only that region's failure is forgotten: else
+ * each call would wait for the others again. With the lock held. */
+static void
+kaws__creds_remember(kaws__creds *c, const kaws__seek *seek,
+                     const kaws_error *err)
+{
+    const char *region = kaws__creds_region(seek);
+    kaws__unmet *u = c->unmet, *const end = u + KAWS__CREDS_UNMET, *oldest = u;
+
+    for (; u < end && strcmp(u->region, region) != 0; u++)
+        oldest = u->ms < oldest->ms ? u : oldest;
+    if (err->status == KAWS_OK) {
+        memset(c->unmet, 0, sizeof c->unmet);
+    } else if (!kaws__creds_may_pass(err)) {
+        if (u < end)
+            memset(u, 0, sizeof *u);
+    } else if (seek->left_ms >= KAWS__CREDS_BRIEF_MS) {
+        u = u < end ? u : oldest;
+        (void)snprintf(u->region, sizeof u->region, "%s", region);
+        u->ms = c->asked_ms;
+        u->why = *err;
+    }
+}
+
+
+/* Why the source could not be reached for that region a short while ago: then
+ * it is not asked. NULL: it may be asked. With the lock held. */
+static const kaws_error *
+kaws__creds_unmet(const kaws__creds *c, const kaws__seek *seek)
+{
+    const int64_t now = c->hooks->ticks_ms(c->hooks->ctx);
+    const kaws__unmet *u = c->unmet;
+
+    for (; u < c->unmet + KAWS__CREDS_UNMET; u++)
+        if (u->why.status != KAWS_OK && now >= u->ms &&
+            now - u->ms < KAWS__CREDS_PAUSE_MS &&
+            strcmp(u->region, kaws__creds_region(seek)) == 0)
+            return &u->why;
+    return NULL;
+}
+
+
 /* Asks the source. The caller holds the turn. If the source fails, the old
  * credentials stay. If the call is cancelled, the source has not answered. */
 static kaws_status
@@ -8499,41 +10934,26 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
         c->told += seek->refused != 0;
         c->refused = seek->refused ? 0 : c->refused;
         c->asked_ms = c->hooks->ticks_ms(c->hooks->ctx);
+        (void)snprintf(c->asked_in, sizeof c->asked_in, "%s",
+                       kaws__creds_region(seek));
         c->in_vain = status != KAWS_OK || c->doubtful;
         kaws__err_clear(&c->failure);
         if (status != KAWS_OK)
             c->failure = *err;
+        kaws__creds_remember(c, seek, err);
     }
     ends = kaws__sources_end(kaws__buf_of(s->signer.id), end);
     kaws_wipe(s->text, sizeof s->text);
     kaws__thread_unlock(&c->lock);
     if (newer && seek->refused)
         kaws__err_log(c->hooks, KAWS__LOG_NEWER, name, shown, ends);
-    if (newer && c->sources.native)
-        kaws__err_log(c->hooks, KAWS__LOG_IDENTITY, name, shown, ends,
+    if (newer && (c->sources.native || c->sources.then != NULL))
+        kaws__err_log(c->hooks, KAWS__LOG_IDENTITY, name, shown,
+                      seek->owner[0] != '\0' ? seek->owner
+                      : "an account that it does not name", ends,
                       seek->expires == 0 ? "never"
                       : kaws_amz_date(date, seek->expires));
     return status;
-}
-
-
-/* Whether a source may do better later. */
-static int
-kaws__creds_may_pass(const kaws_error *err)
-{
-    return err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
-}
-
-
-/* Whether the source could not be reached a short while ago: then it is not
- * asked. With the lock held. */
-static int
-kaws__creds_remembers(const kaws__creds *c)
-{
-    const int64_t ago = c->hooks->ticks_ms(c->hooks->ctx) - c->asked_ms;
-
-    return c->sources.source->remote && ago >= 0 &&
-           ago < KAWS__CREDS_PAUSE_MS && kaws__creds_may_pass(&c->failure);
 }
 
 
@@ -8544,29 +10964,38 @@ kaws__creds_forget(kaws__creds *c)
 {
     kaws__thread_lock(&c->lock);
     kaws__err_clear(&c->failure);
+    memset(c->unmet, 0, sizeof c->unmet);
     kaws__thread_unlock(&c->lock);
 }
 
 
 /* Asks the source, if that is still necessary. The caller holds the turn. If
- * the source failed while we waited for the turn, we return that failure. */
+ * the source failed while we waited for the turn, we return that failure; but
+ * what it said for one region says nothing of another. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
                  kaws_error *err)
 {
+    const kaws_error *shared;
     kaws_status status;
-    int state, shared;
+    int state;
 
     kaws__thread_lock(&c->lock);
     state = kaws__creds_state(c, need, seek->now);
     seek->refused = need != KAWS__TO_RENEW && c->refused != 0;
-    shared = (need != KAWS__TO_RENEW && !seek->refused &&
-              answers != c->answers && c->failure.status != KAWS_OK) ||
-             (need != KAWS__TO_RENEW && kaws__creds_remembers(c));
-    if (state == KAWS__WANTED && shared)
-        *err = c->failure;
+    shared = kaws__creds_unmet(c, seek);
+    if (!seek->refused && answers != c->answers &&
+        c->failure.status != KAWS_OK &&
+        strcmp(c->asked_in, kaws__creds_region(seek)) == 0)
+        shared = &c->failure;
+    if (need == KAWS__TO_RENEW)
+        shared = NULL;
+    if (state == KAWS__WANTED && shared != NULL) {
+        *err = *shared;
+        c->refused = 0;                   /* until AWS refuses the next one   */
+    }
     kaws__thread_unlock(&c->lock);
-    if (state == KAWS__GOOD || shared)
+    if (state == KAWS__GOOD || shared != NULL)
         return err->status;
     status = kaws__creds_ask(c, seek, err);
     if (status == KAWS_OK || status == KAWS_CANCELLED)
@@ -8600,8 +11029,11 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     state = kaws__creds_state(c, need, seek->now);
     answers = c->answers;
     kaws__thread_unlock(&c->lock);
-    if (state == KAWS__GOOD)
+    if (state == KAWS__GOOD ||
+        (state == KAWS__EXPIRING && need == KAWS__TO_PROBE))
         return KAWS_OK;
+    if (need == KAWS__TO_PROBE)
+        return kaws__err_cancelled(err, "the credentials");
     waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
                                     : seek->left_ms, &asker);
     if (waited < 0 && state == KAWS__EXPIRING)
@@ -8613,9 +11045,25 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
                              "another thread has been asking %s for them for "
                              "%d ms", c->sources.source->name, seek->left_ms);
     seek->left_ms -= waited;
+    if (state == KAWS__EXPIRING)
+        seek->left_ms /= 2;               /* the old ones need time, too      */
     status = kaws__creds_turn(c, seek, need, answers, err);
     kaws__thread_turn_end(&c->asking, 0);
     return status;
+}
+
+
+/* AWS refused that generation, which was new for this call. A source such as
+ * AWS STS gives new credentials each time: if AWS refuses them all, one call a
+ * second asks the source, and not each call. */
+static void
+kaws__creds_spurned(kaws__creds *c, unsigned generation)
+{
+    kaws__thread_lock(&c->lock);
+    if (c->spurned != generation)
+        c->spurned_ms = c->hooks->ticks_ms(c->hooks->ctx);
+    c->spurned = generation;
+    kaws__thread_unlock(&c->lock);
 }
 
 
@@ -8631,11 +11079,15 @@ kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
     const kaws__signer *now = &c->secrets->signer;
     kaws_status status = KAWS_OK;
     kaws_error err;
+    int64_t ago;
     int newer, ask;
 
     kaws__err_clear(&err);
     kaws__thread_lock(&c->lock);
-    ask = now->generation == generation && c->told == told;
+    ago = c->spurned == generation
+        ? c->hooks->ticks_ms(c->hooks->ctx) - c->spurned_ms : -1;
+    ask = now->generation == generation && c->told == told &&
+          (ago < 0 || ago >= KAWS__CREDS_SPURN_MS);
     if (ask)
         c->refused = generation;
     kaws__thread_unlock(&c->lock);
@@ -8707,257 +11159,14 @@ kaws__creds_wipe(kaws__signer *signer)
 
 
 /* ==========================================================================
- * ROOM  arn      what ARNs, regions and endpoints of AWS say
- * ==========================================================================
- * Uses: err buf text url
- * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
- *        arn_target arn_fits arn_endpoint_ok arn_url
- *
- * Pure functions and their tables: they keep no state, and send no request.
- *
- *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
- *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
- *
- * A target is the KMS key that a request names, and the region that the request
- * goes to. If the KMS key is named by ARN, the region is the ARN's, so an old
- * entry stays readable whatever the settings say now.
- */
-
-#define KAWS__ARN_MAX        255  /* of a KMS key id, alias or ARN            */
-#define KAWS__ARN_REGION_MAX  32
-
-typedef struct kaws__arn {
-    kaws_bytes partition, region, account, resource;
-} kaws__arn;
-
-typedef struct kaws__target {
-    char key_id[KAWS__ARN_MAX + 1];       /* "" = no KMS key                  */
-    char region[KAWS__ARN_REGION_MAX + 1];
-} kaws__target;
-
-typedef struct kaws__partition {
-    const char *prefix;           /* of its regions' names                    */
-    const char *name, *suffix;    /* its name in ARNs; the end of its hosts   */
-} kaws__partition;
-
-
-/* The partition of a region (botocore's endpoint rules, 2026). All regions
- * that no other prefix fits are in the last partition. */
-static const kaws__partition *
-kaws__arn_partition(const char *region)
-{
-    static const kaws__partition partitions[] = {
-        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-        { "",         "aws",        "amazonaws.com" }
-    };
-    const kaws__partition *p = partitions;
-
-    while (strncmp(region, p->prefix, strlen(p->prefix)) != 0)
-        p++;
-    return p;
-}
-
-
-/* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
- * The region becomes part of a host name, so nothing else may be in it. */
-static int
-kaws__arn_region_ok(kaws_bytes region)
-{
-    char text[KAWS__ARN_REGION_MAX + 1], *at = text, *word = text;
-    size_t n, words = 0;
-
-    if (!kaws__buf_copy_text(text, sizeof text, region))
-        return 0;
-    for (; (*at >= 'a' && *at <= 'z') || (*at == '-' && at > word); at++)
-        if (*at == '-') {
-            word = at + 1;
-            words++;
-        }
-    n = strspn(word, "0123456789");
-    return words >= 2 && (n == 1 || n == 2) && word[n] == '\0';
-}
-
-
-/* Letters, digits, - / and _ make up key ids and names of aliases. */
-static int
-kaws__arn_word_ok(kaws_bytes word)
-{
-    size_t i = 0;
-
-    while (i < word.len && (kaws__text_folded(word.at[i]) ||
-                            word.at[i] == '-' || word.at[i] == '/' ||
-                            word.at[i] == '_'))
-        i++;
-    return i > 0 && i == word.len;
-}
-
-
-/* Whether AWS had that region when this was written. */
-static int
-kaws__arn_is_known(const char *region)
-{
-    static const char regions[] =
-        " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
-        "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
-        "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
-        "ap-southeast-7 ca-central-1 ca-west-1 cn-north-1 cn-northwest-1 "
-        "eu-central-1 eu-central-2 eu-isoe-west-1 eu-north-1 eu-south-1 "
-        "eu-south-2 eu-west-1 eu-west-2 eu-west-3 eusc-de-east-1 il-central-1 "
-        "me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-east-2 "
-        "us-gov-east-1 us-gov-west-1 us-iso-east-1 us-iso-west-1 "
-        "us-isob-east-1 us-isob-west-1 us-isof-east-1 us-isof-south-1 "
-        "us-west-1 us-west-2 ";
-    char word[KAWS__ARN_REGION_MAX + 3];
-
-    (void)snprintf(word, sizeof word, " %s ", region);
-    return strstr(regions, word) != NULL;
-}
-
-
-/* Splits the ARN of a KMS key or of an alias. Returns NULL, or why the text is
- * not one. */
-static const char *
-kaws__arn_split(kaws_bytes text, kaws__arn *out)
-{
-    char region[KAWS__ARN_REGION_MAX + 1], account[13];
-    kaws_bytes arn, kms, rest = text;
-    kaws_bytes *const parts[] = { &arn, &out->partition, &kms, &out->region,
-                                  &out->account };
-    size_t i;
-
-    for (i = 0; i < 5; i++) {
-        const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
-                                            : NULL;
-        if (colon == NULL)
-            return "it does not have six parts with colons between them";
-        parts[i]->at = rest.at;
-        parts[i]->len = (size_t)(colon - rest.at);
-        rest.len -= parts[i]->len + 1;
-        rest.at = colon + 1;
-    }
-    out->resource = rest;
-    if (text.len > KAWS__ARN_MAX || !kaws__buf_same(arn, kaws__buf_of("arn")) ||
-        !kaws__buf_same(kms, kaws__buf_of("kms")))
-        return "it does not begin with arn:PARTITION:kms:";
-    if (!kaws__buf_copy_text(account, sizeof account, out->account) ||
-        strspn(account, "0123456789") != 12)
-        return "its account is not 12 digits";
-    if (!kaws__arn_region_ok(out->region) ||
-        !kaws__buf_copy_text(region, sizeof region, out->region))
-        return "its region is not one of AWS";
-    if (!kaws__buf_same(out->partition,
-                        kaws__buf_of(kaws__arn_partition(region)->name)))
-        return "its region belongs to another partition than it says";
-    return kaws__arn_word_ok(rest) && (kaws__buf_begins(rest, "key/") ||
-                                       kaws__buf_begins(rest, "alias/"))
-         ? NULL : "it does not end with key/ or alias/ and a name";
-}
-
-
-static int
-kaws__arn_parse(kaws_bytes text, kaws__arn *out)
-{
-    return kaws__arn_split(text, out) == NULL;
-}
-
-
-/* Makes the target of a KMS key as the user names it. `region` counts only if
- * that name is not an ARN. */
-static kaws_status
-kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
-                 kaws_error *err)
-{
-    kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
-    kaws__arn arn;
-    const char *wrong = kaws__arn_split(id, &arn);
-    char shown[96];
-
-    if (wrong == NULL)
-        where = arn.region;
-    else if (kaws__buf_begins(id, "arn:"))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the ARN of a KMS "
-                             "key: %s", kaws__text_show(shown, sizeof shown,
-                                                        id), wrong);
-    else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
-                             "alias of a KMS key (an alias begins with alias/, "
-                             "an ARN with arn:aws:kms:)",
-                             kaws__text_show(shown, sizeof shown, id));
-    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
-    (void)kaws__buf_copy_text(target->region, sizeof target->region, where);
-    return KAWS_OK;
-}
-
-
-/* Whether the ARN in a reply can be that of the target's KMS key. */
-static int
-kaws__arn_fits(const kaws__target *target, const char *arn_text)
-{
-    kaws_bytes id = kaws__buf_of(target->key_id);
-    kaws__arn want, got;
-
-    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
-        !kaws__buf_begins(got.resource, "key/") ||
-        !kaws__buf_same(got.region, kaws__buf_of(target->region)))
-        return 0;
-    if (!kaws__arn_parse(id, &want))
-        return kaws__buf_begins(id, "alias/") ||
-               strcmp(strchr(arn_text, '/') + 1, target->key_id) == 0;
-    return kaws__buf_begins(want.resource, "key/")
-         ? strcmp(target->key_id, arn_text) == 0
-         : kaws__buf_same(want.partition, got.partition) &&
-           kaws__buf_same(want.account, got.account);
-}
-
-
-/* Is it https://host[:port][/], or http:// to this machine? */
-static int
-kaws__arn_endpoint_ok(const char *endpoint)
-{
-    static const char *const begins[] = { "https://", "http://localhost",
-                                          "http://127.0.0.1", "http://[::1]" };
-    kaws_bytes host = { NULL, 0 };
-    size_t i, n;
-
-    for (i = 0; i < 4 && host.at == NULL; i++) {
-        n = strlen(begins[i]);
-        if (strncmp(endpoint, begins[i], n) == 0 &&
-            (i == 0 || strchr(":/", endpoint[n]) != NULL))
-            host = kaws__buf_of(strchr(endpoint, '/') + 2);
-    }
-    host.len -= host.len > 0 && host.at[host.len - 1] == '/';
-    return host.len <= 150 && kaws__url_host_ok(host);
-}
-
-
-/* Where requests to "kms" or "sts" go: to the region's own host, or to the
- * endpoint, if that is not NULL. */
-static void
-kaws__arn_url(char *out, size_t cap, const char *service, const char *endpoint,
-              const char *region)
-{
-    if (endpoint == NULL)
-        (void)snprintf(out, cap, "https://%s.%s.%s/", service, region,
-                       kaws__arn_partition(region)->suffix);
-    else
-        (void)snprintf(out, cap, "%s%s", endpoint,
-                       endpoint[strlen(endpoint) - 1] == '/' ? "" : "/");
-}
-
-
-/* ==========================================================================
  * ROOM  trust    which KMS key seals, and whose KMS keys are used
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
- *        trust_own trust_tell trust_check trust_ask_first trust_choice
+ *        trust_own trust_tell trust_check trust_ask_first trust_region
+ *        trust_choice
  *        trust_choose trust_choose_tried trust_untry trust_notice
+ *        trust_sealed
  *
  * A KMS key is trusted if its account is the ring's own account, or is in the
  * list of the settings. The ring's own account is that of the KMS key that the
@@ -9037,6 +11246,15 @@ kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
     kaws__buf_put(&whose, arn.partition.at, arn.partition.len);
     kaws__buf_put(&whose, " ", 1);
     kaws__buf_put(&whose, arn.account.at, arn.account.len);
+}
+
+
+/* The region that requests about that choice go to. */
+static const char *
+kaws__trust_region(const kaws__choice *choice)
+{
+    return choice->target.key_id[0] != '\0' ? choice->target.region
+                                            : choice->region;
 }
 
 
@@ -9326,6 +11544,23 @@ kaws__trust_notice(kaws__trust *t, const kaws__target *target,
 }
 
 
+/* Writes the ARN of the KMS key that sealed last for the target; "" if the
+ * target is not the current one, or nothing was sealed yet. */
+static void
+kaws__trust_sealed(kaws__trust *t, const kaws__target *target,
+                   char arn[KAWS__ARN_MAX + 1])
+{
+    const kaws__choice *now = &t->now;
+
+    *arn = '\0';
+    kaws__thread_lock(&t->lock);
+    if (strcmp(now->target.key_id, target->key_id) == 0 &&
+        strcmp(now->target.region, target->region) == 0)
+        memcpy(arn, now->arn, sizeof now->arn);
+    kaws__thread_unlock(&t->lock);
+}
+
+
 /* ==========================================================================
  * ROOM  fault    what an error of AWS means
  * ==========================================================================
@@ -9456,13 +11691,14 @@ kaws__fault_of(const char *type, int http)
 static const kaws__fault *
 kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 {
-    kaws__member said[] = { { "__type",  { NULL, 0 } },
-                            { "message", { NULL, 0 } },
-                            { "Message", { NULL, 0 } } };
+    kaws__member said[] = { { .name = "__type" },
+                            { .name = "message" },
+                            { .name = "Message" } };
     size_t offset, i, n = 0;
     int letters = 1;
 
-    if (kaws__json_read(r->body, r->body_len, said, 3, &offset) != NULL)
+    if (r->body_len > r->body_max ||      /* it did not fit                   */
+        kaws__json_read(r->body, r->body_len, said, 3, &offset) != NULL)
         memset(said, 0, sizeof said);
     for (i = 0; i < said[0].value.len && said[0].value.at[i] != ':'; i++) {
         int c = said[0].value.at[i];
@@ -9941,7 +12177,8 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * ROOM  breaker  which hosts do not answer, so that few calls wait for them
  * ==========================================================================
  * Uses: sys thread err buf
- * Gives: breaker_join breaker_part breaker_ask breaker_well breaker_end
+ * Gives: breaker_join breaker_part breaker_ask breaker_out breaker_well
+ *        breaker_end
  *
  * A host is well, or unreachable since a call to it ended in vain. To an
  * unreachable host one call at a time is sent, a probe; all others are refused
@@ -9954,7 +12191,7 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *
  * The state belongs to the process: a ring that is opened later, or another
  * thread, need not find out for itself. Rings share it only if they reach the
- * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
+ * host in the same way: a wrong ca_file or proxy, or one's own hook, proves
  * nothing to others. (We know a hook by its address and ctx. Once all its rings
  * are closed, both may be reused for a different hook, so closing the last one
  * forgets their hosts.) The times are by ticks_ms: if it jumps, a probe is sent
@@ -9999,6 +12236,7 @@ typedef struct kaws__way {        /* how an open ring reaches its hosts       */
 typedef struct kaws__pass {       /* what a call shows to this room           */
     const kaws_hooks *hooks;
     const char *host;             /* its name, for people                     */
+    int      detour;              /* other regions may answer instead         */
     uint64_t way, url;
     int      connect_ms, timeout_ms;      /* of its operation                 */
     uint64_t begun;               /* its number; 0: it has none yet           */
@@ -10016,17 +12254,19 @@ static struct {
 
 /* The way in which a ring reaches its hosts. */
 static uint64_t
-kaws__breaker_way(const kaws_hooks *hooks, const char *ca_file)
+kaws__breaker_way(const kaws_hooks *hooks, const kaws_config *cfg)
 {
-    struct { kaws_hooks hooks; uint64_t ca; } by;
+    struct { kaws_hooks hooks; uint64_t ca, proxy; } by;
 
     memset(&by, 0, sizeof by);
     by.hooks.send = hooks->send;
     by.hooks.ticks_ms = hooks->ticks_ms;
     if (hooks->send != NULL || hooks->ticks_ms != kaws__sys_ticks_ms)
         by.hooks.ctx = hooks->ctx;
-    if (hooks->send == NULL && ca_file != NULL)
-        by.ca = kaws__buf_digest(kaws__buf_of(ca_file));
+    if (hooks->send == NULL && cfg->ca_file != NULL)
+        by.ca = kaws__buf_digest(kaws__buf_of(cfg->ca_file));
+    if (cfg->proxy != NULL)
+        by.proxy = kaws__buf_digest(kaws__buf_of(cfg->proxy));
     return kaws__buf_digest((kaws_bytes){ (const uint8_t *)&by, sizeof by });
 }
 
@@ -10053,9 +12293,10 @@ kaws__breaker_leave(void)
 
 /* A ring is opened. */
 static void
-kaws__breaker_join(kaws__way *way, const kaws_hooks *hooks, const char *ca_file)
+kaws__breaker_join(kaws__way *way, const kaws_hooks *hooks,
+                   const kaws_config *cfg)
 {
-    way->id = kaws__breaker_way(hooks, ca_file);
+    way->id = kaws__breaker_way(hooks, cfg);
     kaws__breaker_enter();
     way->next = kaws__breaker.ways;
     kaws__breaker.ways = way;
@@ -10141,6 +12382,49 @@ kaws__breaker_out_s(const kaws__host *h, int64_t now)
 }
 
 
+/* Says why the call is not sent; `wait` is after how many ms it could be. */
+static void
+kaws__breaker_refuse(const kaws__host *h, const kaws__pass *pass,
+                     const char *action, int wait, int64_t now, kaws_error *err)
+{
+    char due[48] = "an attempt is under way";
+
+    if (h->prober == 0)
+        (void)snprintf(due, sizeof due, "the next attempt is due in %d s",
+                       (wait + 999) / 1000);
+    (void)kaws__err_set(err, h->status, "AWS KMS at %s has been unreachable for"
+                        " %ld s (%s attempt%s), so %s is not sent, and %s; "
+                        "check the network and the health of AWS; the last "
+                        "error was: %s", pass->host,
+                        kaws__breaker_out_s(h, now), KAWS__COUNT(h->attempts),
+                        action, due, h->why);
+}
+
+
+/* Whether the host is unreachable: then *err says so, and *due whether a probe
+ * could be sent now. */
+static int
+kaws__breaker_out(const kaws__pass *pass, const char *action, int *due,
+                  kaws_error *err)
+{
+    kaws__host host;
+    int64_t now;
+    int wait;
+
+    kaws__breaker_enter();
+    host = *kaws__breaker_at(pass);
+    now = pass->hooks->ticks_ms(pass->hooks->ctx);
+    wait = kaws__breaker_wait_ms(&host, pass, 0, now);
+    kaws__breaker_leave();
+    *due = wait == 0 && host.pause_ms > 0;
+    if (host.pause_ms == 0)
+        return 0;
+    kaws__err_clear(err);
+    kaws__breaker_refuse(&host, pass, action, wait, now, err);
+    return 1;
+}
+
+
 /* Returns 0 if the call may be sent now. Otherwise returns how many ms to wait
  * before asking again, and *err says why. */
 static int
@@ -10148,7 +12432,6 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
                   kaws_error *err)
 {
     kaws__host host = { .pause_ms = 0 }, *h;
-    char due[48] = "an attempt is under way";
     int64_t now;
     int wait;
 
@@ -10165,19 +12448,13 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
         pass->probes = 1;
         pass->before_ms = h->begun_ms;
         h->begun_ms = now;
+        if (h->ended_ms > now)            /* the clock was set back           */
+            h->ended_ms = now;
     }
     kaws__breaker_leave();
     kaws__err_clear(err);
-    if (wait > 0 && host.prober == 0)
-        (void)snprintf(due, sizeof due, "the next attempt is due in %d s",
-                       (wait + 999) / 1000);
     if (wait > 0)
-        (void)kaws__err_set(err, host.status, "AWS KMS at %s has been "
-                            "unreachable for %ld s (%s attempt%s), so %s is "
-                            "not sent, and %s; check the network and the health"
-                            " of AWS; the last error was: %s", pass->host,
-                            kaws__breaker_out_s(&host, now),
-                            KAWS__COUNT(host.attempts), action, due, host.why);
+        kaws__breaker_refuse(&host, pass, action, wait, now, err);
     return wait;
 }
 
@@ -10272,54 +12549,70 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
                        "the last such line)", KAWS__COUNT(untold));
     if (tell)
         kaws__err_log(pass->hooks, KAWS__LOG_UNREACHABLE, pass->host, before,
-                      err->text);
+                      pass->detour ? "go to other regions, or fail at once"
+                      : "fail at once", err->text);
 }
 
 
 /* ==========================================================================
- * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
+ * ROOM  op       an operation: its settings, its time, its credentials
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http sources native creds
- *        arn trust fault shield breaker
- * Gives: calls_files calls_open calls_close calls_set_timeouts calls_stats
- *        calls_first calls_op calls_creds calls_left_ms calls_begin calls_send
- *        calls_nonsense calls_end
+ * Uses: thread err buf text http arn regions hosts sources profile native
+ *        creds trust shield breaker
+ * Gives: op_files op_open op_close op_set_timeouts op_stats op_first op_begin
+ *        op_now op_left_ms op_cancelled op_seek op_creds op_doubt op_identity
  *
  * An operation is what a caller of the library asked for. It makes one call or
- * a few, and has a target, a time limit, and an error.
- *
- * A call is one request with all its attempts. For each attempt it is signed
- * and sent, and the reply is judged. If an attempt fails, but another may help,
- * and the operation has time, we mend the clock or the credentials, or pause,
- * and send the call again. This room knows no action of KMS: its caller writes
- * the members of the body, and judges the members of the reply.
- *
- * A connection is used again only if all that is known of the reply fits the
- * request. So a call counts as clean only once its reply has been read. A
- * caller that finds a fault in the reply later revokes that (calls_nonsense).
+ * a few, and has a target, a time limit, and an error. This room also keeps
+ * what all operations of a ring share.
  */
 
-#define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
-#define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
+enum { KAWS__PROBE_DUE = 1, KAWS__CHECK_DUE = 2, KAWS__ANY_DUE = 3 };
+enum { KAWS__CHECKED_MAX = 8 };   /* KMS keys, each with a check a day        */
 
-typedef struct kaws__calls {
+typedef struct kaws__errand {
+    int          what;            /* bits of the enum                         */
+    kaws__target probed;          /* a multi-region key at home               */
+    int          only;            /* the probe is for this region of the route,
+                                   * counted from 1; 0: for home              */
+    kaws__target checked;         /* the same, of the check                   */
+} kaws__errand;
+
+typedef struct kaws__away {       /* who answers now                          */
+    int      region;              /* of the route, from 1; 0: home            */
+    int      told;                /* which one the log says                   */
+    char     home[KAWS__ARN_REGION_MAX + 1];  /* in whose place it answers    */
+    int64_t  since_ms, told_ms, spilled_ms;   /* 0: never                     */
+    int64_t  last_ms;             /* when it last answered, if it is not home */
+    uint64_t before;              /* stats.failovers then                     */
+    unsigned long untold;         /* changes since told_ms that got no line   */
+} kaws__away;
+
+typedef struct kaws__shared {
     const kaws_hooks *hooks;
     kaws__http  http;
     kaws__creds creds;
     kaws__trust trust;
     kaws__shield *shield;         /* emptied if a right has ended; or NULL    */
-    const char *endpoint;         /* borrowed; may be NULL                    */
+    kaws__hosts hosts;            /* of AWS KMS                               */
     int         max_attempts;     /* 0: see calls_spent                       */
     kaws__way   way;              /* how hosts are reached: see breaker       */
+    kaws__regions regions;
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
-    unsigned    notes;            /* logged once: see calls_first             */
+    unsigned    notes;            /* logged once: see op_first                */
     kaws_stats  stats;            /* those of KMS alone                       */
-} kaws__calls;
+    kaws__away  away;
+    kaws__errand errand;          /* due, or all zeros                        */
+    struct {
+        uint64_t key;             /* a digest of a multi-region key           */
+        int64_t  ms;              /* when its last check was due; 0: never    */
+    } checked[KAWS__CHECKED_MAX];
+} kaws__shared;
 
 typedef struct kaws__op {         /* an operation                             */
-    kaws__calls *calls;
+    kaws__shared *shared;         /* by all operations of the ring            */
     kaws_error  *err;             /* not NULL                                 */
     kaws__target target;          /* what seals                               */
     char        *trial;           /* not NULL: the operation tries a KMS key.
@@ -10329,67 +12622,22 @@ typedef struct kaws__op {         /* an operation                             */
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
     int          entry;           /* the blob to decrypt is an entry's        */
+    int          at_home;         /* no other region may answer               */
+    int          only;            /* only this region of the route may, from 1;
+                                   * 0: all                                   */
+    int          aside;           /* it runs in the background: with little
+                                   * time for an attempt, and no patience     */
+    int          late;            /* it ended because its time was up         */
     kaws__cancel cancel;          /* who may end it                           */
     int          cancelled;       /* it was ended so                          */
 } kaws__op;
 
-typedef struct kaws__action {
-    const char *name;             /* "Decrypt"                                */
-    const char *key;              /* the member that names the KMS key        */
-    int         flags;
-    const char *members[4];       /* what is read from a reply of 200; none:
-                                   * its body is ignored                      */
-} kaws__action;
-
-enum {
-    KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
-    KAWS__APART      = 2,         /* it gets a connection of its own          */
-    KAWS__DRY        = 4,         /* DryRunOperation is its success           */
-    KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
-    KAWS__LEARNS     = 16         /* its reply tells the own account          */
-};
-
-enum { KAWS__PATIENT = 1024 };    /* a cure: the source of the credentials may
-                                   * be reached later, if there is patience   */
-
-typedef struct kaws__call {
-    kaws__op     *op;
-    const kaws__action *action;
-    const kaws__target *target;
-    const char   *host;
-    kaws__buf     body;
-    size_t        secret_at, secret_len;      /* the plaintext in the body    */
-    char          url[KAWS__URL_MAX], host_line[176], action_line[80];
-    char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
-    char          authorization[512];         /* last three: new each attempt */
-    const char   *headers[8];
-    unsigned      generation, told;       /* of the credentials               */
-    int64_t       signed_at;
-    kaws_request  q;
-    kaws_reply    r;
-    kaws__member  want[4];
-    size_t        wanted;
-    void         *lent;           /* the connection, until the reply is judged*/
-    int           clean, doubtful;        /* the connection may be used again;
-                                   * the next attempt needs a new one         */
-    int           typed, cures;   /* what was wrong with the reply            */
-    int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
-    int           throttled;      /* of these attempts                        */
-    int64_t       paused_ms;      /* between them, whatever the clock says    */
-    int           left_ms;        /* time left when the last attempt began    */
-    kaws__pass    pass;
-    int           probe_ms;       /* which a probe may take                   */
-    unsigned      vain;           /* attempts since the host replied          */
-} kaws__call;
-
-
-/* ---- settings and figures ---------------------------------------------- */
 
 /* Sets the timeouts; 0: the default. Warns if connecting may take longer than a
  * whole operation, but not about the default, nor again about the same values.
  */
 static void
-kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
+kaws__op_set_timeouts(kaws__shared *k, int connect_timeout_ms, int timeout_ms)
 {
     int connect = connect_timeout_ms > 0 ? connect_timeout_ms : 1000, doubtful;
     int all = timeout_ms > 0 ? timeout_ms : 10000;
@@ -10409,7 +12657,7 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 
 /* Returns AWS's time in Unix seconds, as far as we know it. */
 static int64_t
-kaws__calls_now(kaws__calls *k)
+kaws__op_now(kaws__shared *k)
 {
     int64_t now;
 
@@ -10422,34 +12670,30 @@ kaws__calls_now(kaws__calls *k)
 
 /* Finds out where the credentials come from. */
 static kaws_status
-kaws__calls_open_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+kaws__op_open_creds(kaws__shared *k, const kaws_config *cfg, kaws_error *err)
 {
     const char *auth = cfg->auth != NULL ? cfg->auth : "file";
     kaws__sources *const s = &k->creds.sources;
     kaws_status status = kaws__creds_open(&k->creds, k->hooks, cfg->conf_file,
                                           err);
 
-    if (status == KAWS_OK && cfg->sts_endpoint != NULL &&
-        !kaws__arn_endpoint_ok(cfg->sts_endpoint))
-        return kaws__err_set(err, KAWS_CONFIG, "sts_endpoint '%s' is not of the"
-                             " form https://host or https://host:port",
-                             KAWS__SHOW(kaws__buf_of(cfg->sts_endpoint)));
-    kaws__arn_url(s->sts_url, sizeof s->sts_url, "sts", cfg->sts_endpoint,
-                  k->trust.now.target.key_id[0] != '\0'
-                  ? k->trust.now.target.region : k->trust.now.region);
-    if (status == KAWS_OK && strcmp(auth, "native") == 0)
-        return kaws__native_open(s, cfg, err);
-    if (status == KAWS_OK && strcmp(auth, "file") != 0)
+    if (status != KAWS_OK)
+        return status;
+    s->hosts = k->hosts;
+    if (strcmp(auth, "native") != 0 && strcmp(auth, "file") != 0)
         return kaws__err_set(err, KAWS_CONFIG, "auth is '%s', and has to be "
                              "'file' or 'native'",
                              KAWS__SHOW(kaws__buf_of(auth)));
+    if (*auth == 'n' || cfg->role_arn != NULL ||
+        cfg->role_external_id != NULL || cfg->role_session_name != NULL)
+        status = kaws__native_open(s, cfg, *auth == 'n', err);
     return status;
 }
 
 
 /* Leaves in the config those files that credentials are read from. */
 static void
-kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
+kaws__op_files(const kaws__shared *k, kaws_config *cfg)
 {
     const kaws__sources *s = &k->creds.sources;
 
@@ -10457,8 +12701,8 @@ kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
     if (!s->native)
         return;
     cfg->conf_file = NULL;
-    cfg->config_file = kaws__native_path(s, KAWS__CONFIG_FILE);
-    cfg->credentials_file = kaws__native_path(s, KAWS__CREDENTIALS_FILE);
+    cfg->config_file = kaws__profile_path(s, KAWS__CONFIG_FILE);
+    cfg->credentials_file = kaws__profile_path(s, KAWS__CREDENTIALS_FILE);
 }
 
 
@@ -10468,10 +12712,12 @@ kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
  * what it does needs no credentials; with must_have_creds, it opens only if the
  * source may be reached later. */
 static kaws_status
-kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+kaws__op_first_creds(kaws__shared *k, const kaws_config *cfg, kaws_error *err)
 {
-    kaws__seek seek = { .now = kaws__calls_now(k), .left_ms = k->timeout_ms,
+    const kaws__choice *const now = &k->trust.now;    /* no other thread  */
+    kaws__seek seek = { .now = kaws__op_now(k), .left_ms = k->timeout_ms,
                         .http = &k->http,
+                        .region = kaws__trust_region(now),
                         .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws_status status;
 
@@ -10480,7 +12726,7 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
                                      !k->creds.sources.native)))
         return KAWS_OK;
     status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
-    if (status == KAWS_OK ||
+    if (status == KAWS_OK || status == KAWS_CANCELLED ||
         (cfg->must_have_creds && !kaws__creds_may_pass(err)))
         return status;
     kaws__err_log(k->hooks, KAWS__LOG_NO_CREDS, err->text);
@@ -10489,42 +12735,53 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 }
 
 
+/* Whether a host may be asked over plain HTTP, which is on this machine. */
+static int
+kaws__op_plain(const kaws__shared *k)
+{
+    const char *const url = k->hosts.kms;
+    int i, plain = url != NULL && strncmp(url, "http:", 5) == 0;
+
+    for (i = 0; i < k->regions.count; i++)
+        plain |= strncmp(k->regions.to[i].endpoint, "http:", 5) == 0;
+    return plain;
+}
+
+
 /* *k is all zeros before. Close it even if this fails. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
-kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
-                 const kaws_config *cfg, kaws_error *err)
+kaws__op_open(kaws__shared *k, const kaws_hooks *hooks, const kaws_config *cfg,
+              kaws_error *err)
 {
-    const char *url = cfg->endpoint;
-    char shown[96];
+    const kaws__choice *const now = &k->trust.now;    /* no other thread  */
     kaws_status status;
 
-    if ((status = kaws__trust_open(&k->trust, hooks, cfg, err)) != KAWS_OK)
+    if ((status = kaws__trust_open(&k->trust, hooks, cfg, err)) != KAWS_OK ||
+        (status = kaws__hosts_open(&k->hosts, hooks, cfg, &k->regions,
+                                   err)) != KAWS_OK ||
+        (status = kaws__regions_open(&k->regions, cfg->failover_regions,
+                                     kaws__trust_region(now), err)) !=
+        KAWS_OK || (status = kaws__regions_suit(&k->regions, now->target.key_id,
+                                                err)) != KAWS_OK)
         return status;
-    if (url != NULL && !kaws__arn_endpoint_ok(url))
-        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
-                             "form https://host or https://host:port",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(url)));
     if (kaws__thread_lock_init(&k->lock, KAWS__RANK_CALLS) != 0)
         return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
-    k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 0;
-    kaws__breaker_join(&k->way, hooks, cfg->ca_file);
-    kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__calls_open_creds(k, cfg, err);
+    kaws__breaker_join(&k->way, hooks, cfg);
+    kaws__op_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
+    status = kaws__op_open_creds(k, cfg, err);
     if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
-                                 strncmp(url, "http:", 5) == 0, err);
+        status = kaws__http_open(&k->http, hooks, cfg, kaws__op_plain(k), err);
     if (status == KAWS_OK)
-        status = kaws__calls_first_creds(k, cfg, err);
+        status = kaws__op_first_creds(k, cfg, err);
     return status;
 }
 
 
 static void
-kaws__calls_close(kaws__calls *k)
+kaws__op_close(kaws__shared *k)
 {
     if (k->hooks != NULL)
         kaws__breaker_part(&k->way, k->hooks);
@@ -10537,17 +12794,73 @@ kaws__calls_close(kaws__calls *k)
 
 /* Fills in KMS's figures; all others are 0. */
 static void
-kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
+kaws__op_stats(kaws__shared *k, kaws_stats *stats)
 {
+    kaws__choice now;
+    const char *home;
+
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
+    home = kaws__trust_region(&now);
     kaws__thread_lock(&k->lock);
     *stats = k->stats;
+    if (k->away.region > 0 && (now.target.key_id[0] == '\0' ||
+                               strcmp(k->away.home, home) == 0))
+        home = k->regions.to[k->away.region - 1].region;
+    (void)kaws__buf_copy_text(stats->region_in_use,
+                              sizeof stats->region_in_use, kaws__buf_of(home));
     kaws__thread_unlock(&k->lock);
+}
+
+
+/* Warns of settings that can be used, but are probably mistakes. A default
+ * region that differs from the ARN's is no mistake. */
+static void
+kaws__op_doubt(kaws__shared *k)
+{
+    const kaws_hooks *h = k->hooks;
+    const kaws__choice *now = &k->trust.now;
+    const char *id = now->target.key_id;
+    const char *used = kaws__trust_region(now);
+    int i;
+
+    kaws__hosts_doubt_all(&k->hosts, h, used);
+    if (!kaws__arn_is_known(used))
+        kaws__err_log(h, KAWS__LOG_NEW_REGION, used);
+    for (i = 0; i < k->regions.count; i++)
+        if (!kaws__arn_is_known(k->regions.to[i].region))
+            kaws__err_log(h, KAWS__LOG_NEW_REGION, k->regions.to[i].region);
+    if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
+        kaws__err_log(h, KAWS__LOG_REGION, now->region, used,
+                      kaws__arn_partition(used) ==
+                      kaws__arn_partition(now->region)
+                      ? "" : ", a different partition of AWS");
+    if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
+        kaws__err_log(h, KAWS__LOG_KEY_ID, id);
+    if (*id != '\0' && k->regions.count == 1 &&
+        strcmp(k->regions.to[0].region, used) == 0)
+        kaws__err_log(h, KAWS__LOG_NO_OTHER, used);
+}
+
+
+/* As whom, and where, the ring asks AWS KMS. Returns the end of the access key
+ * id for a log. */
+static const char *
+kaws__op_identity(kaws__shared *k, kaws_identity *out)
+{
+    kaws__choice now;
+
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
+    memcpy(out->region, kaws__trust_region(&now), sizeof out->region);
+    kaws__hosts_url(&k->hosts, out->endpoint, sizeof out->endpoint, "kms",
+                    out->region, 1);
+    kaws__trust_own(&k->trust, out->account);
+    return kaws__creds_tell(&k->creds, out);
 }
 
 
 /* Whether the line with that bit is logged for the first time. */
 static int
-kaws__calls_first(kaws__calls *k, unsigned bit)
+kaws__op_first(kaws__shared *k, unsigned bit)
 {
     unsigned before;
 
@@ -10562,15 +12875,16 @@ kaws__calls_first(kaws__calls *k, unsigned bit)
 /* Begins an operation with the current KMS key, and starts its time. err is not
  * NULL. */
 static kaws__op
-kaws__calls_op(kaws__calls *k, kaws_error *err)
+kaws__op_begin(kaws__shared *k, kaws_error *err)
 {
-    kaws__op op = { .calls = k, .err = err,
+    kaws__op op = { .shared = k, .err = err,
                     .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws__choice now;
 
     op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
     (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
     op.target = now.target;
+    memcpy(op.target.region, kaws__trust_region(&now), sizeof op.target.region);
     kaws__thread_lock(&k->lock);
     op.connect_timeout_ms = k->connect_timeout_ms;
     op.timeout_ms = k->timeout_ms;
@@ -10582,9 +12896,9 @@ kaws__calls_op(kaws__calls *k, kaws_error *err)
 /* Returns how much time the operation has left: never less than 0 or more than
  * all of it, even if the clock jumps. */
 static int
-kaws__calls_left_ms(const kaws__op *op)
+kaws__op_left_ms(const kaws__op *op)
 {
-    const kaws_hooks *hooks = op->calls->hooks;
+    const kaws_hooks *hooks = op->shared->hooks;
     int64_t took = hooks->ticks_ms(hooks->ctx) - op->begun_ms;
 
     took = took < 0 ? 0 : took < op->timeout_ms ? took : op->timeout_ms;
@@ -10595,7 +12909,7 @@ kaws__calls_left_ms(const kaws__op *op)
 /* Whether the operation was cancelled. The hook may say so only once, so we
  * remember it. */
 static int
-kaws__calls_cancelled(void *arg)
+kaws__op_cancelled(void *arg)
 {
     kaws__op *op = arg;
 
@@ -10603,68 +12917,661 @@ kaws__calls_cancelled(void *arg)
 }
 
 
-/* Returns what the operation tells a source of credentials. */
+/* Returns what the operation tells a source of credentials. AWS STS is asked in
+ * that region. */
 static kaws__seek
-kaws__calls_seek(kaws__op *op)
+kaws__op_seek(kaws__op *op, const char *region)
 {
-    kaws__seek seek = { .now = kaws__calls_now(op->calls),
-                        .left_ms = kaws__calls_left_ms(op),
-                        .http = &op->calls->http };
+    kaws__seek seek = { .now = kaws__op_now(op->shared),
+                        .left_ms = kaws__op_left_ms(op),
+                        .http = &op->shared->http,
+                        .region = region };
 
     if (op->cancel.asked != NULL)
-        seek.cancel = (kaws__cancel){ kaws__calls_cancelled, op };
+        seek.cancel = (kaws__cancel){ kaws__op_cancelled, op };
     return seek;
 }
 
 
 /* Makes sure that there are credentials that are good for `need`. */
 static kaws_status
-kaws__calls_creds(kaws__op *op, int need)
+kaws__op_creds(kaws__op *op, int need, const char *region)
 {
-    kaws__seek seek = kaws__calls_seek(op);
+    kaws__seek seek = kaws__op_seek(op, region);
 
-    return kaws__creds_ready(&op->calls->creds, &seek, need, op->err);
+    return kaws__creds_ready(&op->shared->creds, &seek, need, op->err);
 }
 
 
+/* ==========================================================================
+ * ROOM  route    to which region a call goes, if its own does not answer
+ * ==========================================================================
+ * Uses: thread err buf json url arn regions hosts sources trust fault breaker
+ *        op
+ * Gives: route_take route_find route_choose route_sts_region route_asks_sts
+ *        route_is_theirs route_settle route_share route_next route_leave
+ *        route_note route_errand
+ *
+ * A call for a multi-region key has a route: the KMS key's own region, its
+ * home, and then the failover regions. The call goes home first. If home does
+ * not answer, it goes to the next region whose host is well, and so on; that is
+ * a round. What another region refuses says nothing about the KMS key: its
+ * replica may be missing, or have a policy of its own. So the caller gets
+ * home's error, which may pass, and only its text tells of the refusal.
+ *
+ * While others answer in home's place, no caller should wait for the probe that
+ * finds home well again. So this room only notes that a probe, or a check of
+ * the other regions, is due: an errand, which room scout runs.
+ */
+
+#define KAWS__ROUTE_HOST        176   /* bytes of a host with its port        */
+#define KAWS__ROUTE_SHORT       500   /* beyond connecting, in ms: an attempt
+                                       * while another region is well         */
+#define KAWS__ROUTE_LEAST        50   /* ms left, or no other round begins: in
+                                       * less time home could say nothing     */
+#define KAWS__ROUTE_QUIET     10000   /* ms between lines that home is away   */
+#define KAWS__ROUTE_HOUR    3600000
+#define KAWS__ROUTE_DAY    86400000   /* ms between checks of the regions     */
+
+typedef struct kaws__action {
+    const char *name;             /* "Decrypt"                                */
+    const char *key;              /* the member that names the KMS key        */
+    int         flags;
+    const char *members[4];       /* what is read from a reply of 200; none:
+                                   * its body is ignored                      */
+} kaws__action;
+
+enum {
+    KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
+    KAWS__APART      = 2,         /* it gets a connection of its own          */
+    KAWS__DRY        = 4,         /* DryRunOperation is its success           */
+    KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
+    KAWS__LEARNS     = 16         /* its reply tells the own account          */
+};
+
+typedef struct kaws__call {
+    kaws__op     *op;
+    const kaws__action *action;
+    const kaws__target *home, *target;    /* the KMS key in its own region, and
+                                           * where the call goes              */
+    int           places, place;  /* of its route besides home; 0: home       */
+    int           later;          /* of those after this one, how many are well
+                                   */
+    int           last;           /* those that are well were of no use: it may
+                                   * be the probe of one that is not          */
+    int           tries;          /* attempts here                            */
+    int           first_cures, settled;   /* settled: the error is composed   */
+    int           asked;          /* home was                                 */
+    size_t        key_at, key_room;       /* the KMS key's name in the body   */
+    char         *host;           /* in host_line                             */
+    kaws__buf     body;
+    size_t        secret_at, secret_len;      /* the plaintext in the body    */
+    char          url[KAWS__URL_MAX], host_line[KAWS__ROUTE_HOST + 8];
+    char          action_line[80];
+    char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
+    char          authorization[512];         /* last three: new each attempt */
+    const char   *headers[8];
+    unsigned      generation, told;       /* of the credentials               */
+    int64_t       signed_at;
+    kaws_request  q;
+    kaws_reply    r;
+    kaws__member  want[4];
+    size_t        wanted;
+    void         *lent;           /* the connection, until the reply is judged*/
+    int           clean, doubtful;        /* the connection may be used again;
+                                   * the next attempt needs a new one         */
+    int           typed, cures;   /* what was wrong with the reply            */
+    int           unsent;         /* there were no credentials to sign with   */
+    int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
+    int           throttled;      /* of these attempts                        */
+    int64_t       paused_ms;      /* between them, whatever the clock says    */
+    int           left_ms;        /* time left when the last attempt began    */
+    kaws__pass    pass;
+    int           probe_ms;       /* which a probe may take                   */
+    unsigned      vain;           /* attempts since the host replied          */
+
+    /* Of use only with a route, which most calls do not have. Nothing here is
+     * secret. So it is not cleared, except first.status, and not wiped. */
+    kaws_error    first;          /* home's, when the call went elsewhere     */
+    kaws__target  there;          /* *target, if that is not home             */
+    char          multi[KAWS__ARN_MAX + 1];   /* names the key elsewhere      */
+    unsigned char order[KAWS__REGIONS_MAX];   /* its places in the list       */
+} kaws__call;
+
+
+/* The region of that place of the route (0: home). */
+static const char *
+kaws__route_region(const kaws__call *c, int at)
+{
+    return at == 0 ? c->home->region
+         : c->op->shared->regions.to[c->order[at - 1]].region;
+}
+
+
+/* Writes the URL of that place, and its host. Returns what the call shows to
+ * room breaker there. */
+static kaws__pass
+kaws__route_pass(const kaws__call *c, int at, char url[KAWS__URL_MAX],
+                 char host[KAWS__ROUTE_HOST])
+{
+    const kaws__op *op = c->op;
+    kaws__pass pass = { .hooks = op->shared->hooks, .host = host,
+                        .detour = c->places > 0 || op->aside,
+                        .way = op->shared->way.id,
+                        .connect_ms = op->connect_timeout_ms,
+                        .timeout_ms = op->timeout_ms };
+
+    kaws__hosts_url(&op->shared->hosts, url, KAWS__URL_MAX, "kms",
+                    kaws__route_region(c, at), at == 0);
+    pass.url = kaws__buf_digest(kaws__url_origin(url));
+    url = strstr(url, "//") + 2;
+    (void)snprintf(host, KAWS__ROUTE_HOST, "%.*s", (int)strcspn(url, "/"), url);
+    /* A brief connect timeout: only rings with the same one share the state. */
+    if (op->connect_timeout_ms < KAWS__BREAKER_BRIEF)
+        pass.url += (uint64_t)op->connect_timeout_ms;
+    return pass;
+}
+
+
+/* Whether the host of that place is unreachable. */
+static int
+kaws__route_out(const kaws__call *c, int at, int *due, kaws_error *err)
+{
+    char url[KAWS__URL_MAX], host[KAWS__ROUTE_HOST];
+    const kaws__pass pass = kaws__route_pass(c, at, url, host);
+
+    return kaws__breaker_out(&pass, c->action->name, due, err);
+}
+
+
+/* Sends the call to that place of its route. The KMS key's ARN differs there,
+ * so the body has room to name it. */
+static void
+kaws__route_take(kaws__call *c, int at)
+{
+    size_t n;
+
+    c->place = at;
+    c->tries = c->settled = 0;
+    c->target = c->home;
+    if (at > 0) {
+        kaws__arn_move(&c->there, c->multi, kaws__route_region(c, at));
+        c->target = &c->there;
+    }
+    c->pass = kaws__route_pass(c, at, c->url, c->host);
+    n = strlen(c->target->key_id);
+    if (c->key_room >= n + 2 && !c->body.failed) {
+        uint8_t *name = c->body.at + c->key_at;
+        memset(name, ' ', c->key_room);
+        name[0] = name[n + 1] = '"';
+        memcpy(name + 1, c->target->key_id, n);
+    }
+}
+
+
+/* Finds the other regions that may answer. `elsewhere` names the KMS key there;
+ * NULL: the target does or, if that is an alias, the KMS key that it meant when
+ * it last sealed. */
+static void
+kaws__route_find(kaws__call *c, const char *elsewhere)
+{
+    kaws__shared *k = c->op->shared;
+    char sealed[KAWS__ARN_MAX + 1];
+    int i;
+
+    if (k->regions.count == 0 || c->op->at_home)
+        return;
+    kaws__trust_sealed(&k->trust, c->home, sealed);
+    if (elsewhere == NULL)
+        elsewhere = kaws__arn_is_multi(c->home->key_id) ? c->home->key_id
+                                                        : sealed;
+    if (!kaws__arn_is_multi(elsewhere) ||
+        strlen(elsewhere) + KAWS__ARN_REGION_MAX >= sizeof c->multi)
+        return;
+    memcpy(c->multi, elsewhere, strlen(elsewhere) + 1);
+    for (i = 0; i < k->regions.count; i++)
+        if (kaws__regions_serves(&k->regions, i, c->home->region) &&
+            (c->op->only == 0 || c->op->only == i + 1))
+            c->order[c->places++] = (unsigned char)i;
+}
+
+
+/* With the lock held: notes that room scout has something to do. */
+static void
+kaws__route_post(const kaws__call *c, int what, kaws__target *about)
+{
+    kaws__errand *e = &c->op->shared->errand;
+
+    memcpy(about->key_id, c->multi, sizeof c->multi);
+    memcpy(about->region, c->home->region, sizeof about->region);
+    kaws__thread_poke(&e->what, e->what | what);
+}
+
+
+/* A probe of that place is due. A later one replaces an earlier one that room
+ * scout has not taken yet. */
+static void
+kaws__route_probe_due(const kaws__call *c, int at)
+{
+    kaws__shared *k = c->op->shared;
+
+    if (c->op->aside)
+        return;
+    kaws__thread_lock(&k->lock);
+    k->errand.only = at > 0 ? c->order[at - 1] + 1 : 0;
+    kaws__route_post(c, KAWS__PROBE_DUE, &k->errand.probed);
+    kaws__thread_unlock(&k->lock);
+}
+
+
+/* Counts how many of the places after this one are well. With `post`, room
+ * scout is to probe one that is not, because that may be old news. */
+static void
+kaws__route_look_on(kaws__call *c, int post)
+{
+    kaws_error spare;
+    int at, due;
+
+    c->later = 0;
+    for (at = c->place + 1; at <= c->places; at++) {
+        c->later += !kaws__route_out(c, at, &due, &spare);
+        if (due && post)
+            kaws__route_probe_due(c, at);
+    }
+}
+
+
+/* No place is well, or none that helps: the call is the probe of the first one
+ * whose probe is due. Returns 0, or how many ms to wait; then the call is at
+ * home, and the error is home's. */
+static int
+kaws__route_probe(kaws__call *c, int patient)
+{
+    const int from = c->op->only > 0;
+    kaws_error *err = c->op->err;
+    int at, some, wait = INT_MAX;
+
+    c->later = 0;
+    for (at = from; at <= c->places; at++) {
+        kaws__route_take(c, at);
+        some = kaws__breaker_ask(&c->pass, c->action->name, patient, err);
+        if (some == 0)
+            return 0;
+        if (at == 0 && c->first.status == KAWS_OK) {      /* just now         */
+            c->first = *err;
+            c->first_cures = KAWS__LATER;
+        }
+        wait = some < wait ? some : wait;
+    }
+    kaws__route_take(c, from);
+    if (c->first.status != KAWS_OK)
+        *err = c->first;
+    return wait;
+}
+
+
+/* Sends the call on, from its place, to the first one whose host is well; see
+ * route_probe for what it returns. */
+static int
+kaws__route_choose(kaws__call *c, int patient)
+{
+    kaws_error spare;
+    int at = c->place, wait, due, probe = -1;
+
+    if (c->places == 0)
+        return kaws__breaker_ask(&c->pass, c->action->name, patient,
+                                 c->op->err);
+    for (; at <= c->places && kaws__route_out(c, at, &due, &spare); at++) {
+        if (at == 0) {
+            c->first = spare;
+            c->first_cures = KAWS__LATER;
+        }
+        if (due && c->last)
+            break;
+        if (due && probe < 0)
+            probe = at;
+    }
+    if (at > c->places)
+        return kaws__route_probe(c, patient);
+    if (at != c->place)
+        kaws__route_take(c, at);
+    if (probe >= 0)
+        kaws__route_probe_due(c, probe);
+    wait = kaws__breaker_ask(&c->pass, c->action->name, patient, c->op->err);
+    kaws__route_look_on(c, probe < 0);
+    return wait == 0 ? 0 : kaws__route_probe(c, patient);
+}
+
+
+/* The region in which AWS STS is asked for the call. */
+static const char *
+kaws__route_sts_region(const kaws__call *c)
+{
+    return c->place > 0 ? c->target->region : c->op->target.region;
+}
+
+
+/* Whether the source of the credentials may be AWS STS in the region that the
+ * call goes to: then each region has an answer of its own. */
+static int
+kaws__route_asks_sts(const kaws__call *c)
+{
+    const kaws__sources *s = &c->op->shared->creds.sources;
+
+    return s->hosts.sts == NULL && (s->native || s->then != NULL);
+}
+
+
+/* Whether the error is what a region said in home's place, and not our own. */
+static int
+kaws__route_is_theirs(const kaws__call *c)
+{
+    const kaws_status got = c->op->err->status;
+
+    return c->place > 0 && got != KAWS_OK && got != KAWS_CANCELLED &&
+           got != KAWS_MEMORY && got != KAWS_CONFIG &&
+           (!c->unsent || got != KAWS_CREDENTIALS || kaws__route_asks_sts(c));
+}
+
+
+/* What a region said in home's place becomes home's error, with its words in
+ * the text, and it may pass as home's may. If the text is too long, home's
+ * words are cut: only the others say what to do. */
+static void
+kaws__route_settle(kaws__call *c)
+{
+    kaws_error *err = c->op->err, theirs = *err;
+    int most = (int)(sizeof theirs.text - strlen(theirs.text)) - 90;
+
+    if (c->settled || c->first.status == KAWS_OK || !kaws__route_is_theirs(c))
+        return;
+    c->settled = 1;
+    c->cures = c->first_cures | (c->cures & KAWS__SLOWER);
+    *err = c->first;
+    most = most > 60 ? most : 60;
+    (void)kaws__err_set(err, c->first.status, "%.*s; and %s could not answer "
+                        "in its place: %s", most, c->first.text,
+                        c->target->region, theirs.text);
+}
+
+
+/* How long an attempt may take while other regions could answer: little more
+ * than connecting, and no more than its part of the time. */
+static int
+kaws__route_share(const kaws__call *c, int left)
+{
+    int most = c->op->connect_timeout_ms + KAWS__ROUTE_SHORT;
+    int part = left / (c->later + 1);
+
+    part = part < most ? part : most;
+    return part > 1 ? part : 1;
+}
+
+
+/* The next place of the route whose host is well; or home, if its probe is due:
+ * it may have been well for hours, and the others refuse the call. -1: there is
+ * none. */
+static int
+kaws__route_next(kaws__call *c)
+{
+    kaws_error spare;
+    int at, due;
+
+    for (at = c->place + 1; at <= c->places; at++) {
+        if (!kaws__route_out(c, at, &due, &spare))
+            return at;
+        if (due)
+            kaws__route_probe_due(c, at);
+    }
+    if (c->last || c->op->only > 0 ||
+        kaws__op_left_ms(c->op) < KAWS__BREAKER_BRIEF)
+        return -1;
+    if (!kaws__route_out(c, 0, &due, &spare))
+        due = !c->asked;                  /* it has come back just now        */
+    c->last = due;
+    return due ? 0 : -1;
+}
+
+
+/* The call leaves its region. */
+static void
+kaws__route_leave(kaws__call *c)
+{
+    const kaws_error *err = c->op->err;
+    int failed = !c->unsent && (err->status == KAWS_NETWORK ||
+                                err->status == KAWS_SERVICE);
+
+    if (failed || c->pass.probes)
+        kaws__breaker_end(&c->pass, failed ? c->vain : 0, 0, err);
+    c->pass.begun = c->vain = 0;
+    if (c->place == 0) {
+        c->first = *err;
+        c->first_cures = c->cures;
+        c->asked = 1;
+    }
+    kaws__route_settle(c);
+}
+
+
+/* Home is well: once a day the other regions are checked, for each KMS key,
+ * because each has replicas of its own. A check that room scout has not taken
+ * yet goes first. */
+static void
+kaws__route_check_due(kaws__call *c, int64_t now)
+{
+    kaws__shared *k = c->op->shared;
+    const uint64_t key = kaws__buf_digest(kaws__buf_of(strstr(c->multi,
+                                                              "mrk-"))) +
+                         kaws__buf_digest(kaws__buf_of(c->home->region));
+    int i, at = 0;
+
+    kaws__thread_lock(&k->lock);
+    for (i = 0; i < KAWS__CHECKED_MAX && k->checked[at].key != key; i++)
+        if (k->checked[i].key == key || k->checked[i].ms < k->checked[at].ms)
+            at = i;
+    if (!(k->errand.what & KAWS__CHECK_DUE) &&
+        (k->checked[at].ms == 0 || now < k->checked[at].ms ||
+         now - k->checked[at].ms >= KAWS__ROUTE_DAY)) {
+        k->checked[at].key = key;
+        k->checked[at].ms = now != 0 ? now : 1;
+        kaws__route_post(c, KAWS__CHECK_DUE, &k->errand.checked);
+    }
+    kaws__thread_unlock(&k->lock);
+}
+
+
+/* Logs that the region that answers is a different one. `was` is how it was
+ * before, with how often other regions have answered since home is away. */
+static void
+kaws__route_tell(const kaws__call *c, const kaws__away *was, int64_t now)
+{
+    const kaws_hooks *hooks = c->op->shared->hooks;
+    char before[64] = "";
+
+    if (was->untold > 0)
+        (void)snprintf(before, sizeof before, " again (and %s time%s since the "
+                       "last such line)", KAWS__COUNT(was->untold));
+    if (c->place > 0)
+        kaws__err_log(hooks, KAWS__LOG_AWAY, c->target->region, c->home->region,
+                      before, c->first.text);
+    else
+        kaws__err_log(hooks, KAWS__LOG_HOME, c->home->region,
+                      now > was->since_ms ? (long)((now - was->since_ms) / 1000)
+                                          : 0, KAWS__COUNT(was->before));
+}
+
+
+/* With the lock held: that region answers now. Returns whether the log has to
+ * tell that. A line that home is away may have to wait, and comes then if home
+ * is still away. */
+static int
+kaws__route_turn(kaws__away *a, const char *home, int at, uint64_t failovers,
+                 int64_t now)
+{
+    const int changed = a->region != at;
+    const int tell = a->told != at &&
+                     (at == 0 || a->told_ms == 0 || now < a->told_ms ||
+                      now - a->told_ms >= KAWS__ROUTE_QUIET);
+
+    if (changed && a->region == 0) {
+        memcpy(a->home, home, strlen(home) + 1);
+        a->since_ms = now;
+        a->before = failovers - 1;
+    }
+    a->region = at;
+    a->last_ms = now;
+    if (tell)
+        a->told = at;
+    if (tell && at > 0) {
+        a->told_ms = now;
+        a->untold = 0;
+    } else if (changed && at > 0)
+        a->untold++;
+    return tell;
+}
+
+
+/* Logs, once an hour, that home answers, and yet another region has to answer
+ * in its place. (If home has just come back, there is nothing to tell.) */
+static void
+kaws__route_spill(const kaws__call *c, int64_t now)
+{
+    const int throttled = c->first.status == KAWS_THROTTLED;
+    kaws__shared *k = c->op->shared;
+    kaws__away *a = &k->away;
+    int tell;
+
+    kaws__thread_lock(&k->lock);
+    tell = c->asked && (a->spilled_ms == 0 || now < a->spilled_ms ||
+                        now - a->spilled_ms >= KAWS__ROUTE_HOUR);
+    if (tell)
+        a->spilled_ms = now != 0 ? now : 1;
+    kaws__thread_unlock(&k->lock);
+    if (tell)
+        kaws__err_log(k->hooks, KAWS__LOG_SPILLED, c->home->region, throttled
+                      ? "throttles requests" : "does not answer some requests",
+                      c->target->region, throttled
+                      ? "ask AWS for a higher quota" : c->first.text);
+}
+
+
+/* Home or, in its place, another region has answered. What home throttles, the
+ * others answer, too, but home is not away then. If KMS keys have different
+ * homes, and one of these is away, we tell of no other. But if nobody has
+ * needed that one's keys for an hour, it is forgotten: a re-wrap may have left
+ * none. */
+static void
+kaws__route_note(kaws__call *c)
+{
+    kaws__shared *k = c->op->shared;
+    kaws__away *a = &k->away, was;
+    kaws_error spare;
+    int due, at = c->place > 0 ? c->order[c->place - 1] + 1 : 0;
+    int spills = at > 0 && !kaws__route_out(c, 0, &due, &spare), tell = 0;
+    const int64_t now = k->hooks->ticks_ms(k->hooks->ctx);
+
+    if (c->op->aside)
+        return;
+    if (at == 0 && c->places > 0)
+        kaws__route_check_due(c, now);
+    kaws__thread_lock(&k->lock);
+    k->stats.failovers += at > 0;
+    if (now - a->last_ms >= KAWS__ROUTE_HOUR &&
+        strcmp(a->home, c->home->region) != 0)
+        a->region = a->told = 0;
+    was = *a;
+    was.before = k->stats.failovers - a->before;
+    if (a->region == at && at > 0 && a->untold > 0)
+        was.untold--;                     /* this one                         */
+    if (!spills && (a->region == 0 || strcmp(a->home, c->home->region) == 0))
+        tell = kaws__route_turn(a, c->home->region, at, k->stats.failovers,
+                                now);
+    kaws__thread_unlock(&k->lock);
+    if (spills)
+        kaws__route_spill(c, now);
+    if (tell)
+        kaws__route_tell(c, &was, now);
+}
+
+
+/* What is due in the background, of these kinds, and nobody has taken yet. */
+static kaws__errand
+kaws__route_errand(kaws__shared *k, int kinds)
+{
+    kaws__errand errand;
+
+    kaws__thread_lock(&k->lock);
+    errand = k->errand;
+    errand.what &= kinds;
+    kaws__thread_poke(&k->errand.what, k->errand.what & ~kinds);
+    kaws__thread_unlock(&k->lock);
+    return errand;
+}
+
+
+/* ==========================================================================
+ * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
+ * ==========================================================================
+ * Uses: sys thread err mem buf text json sigv4 http arn sources creds fault
+ *        shield breaker op route
+ * Gives: calls_begin calls_send calls_nonsense calls_end
+ *
+ * A call is one request with all its attempts. For each attempt it is signed
+ * and sent, and the reply is judged. If an attempt fails, but another may help,
+ * and the operation has time, we mend the clock or the credentials, go to
+ * another region, or pause, and send the call again. This room knows no action
+ * of KMS: its caller writes the members of the body, and judges the members of
+ * the reply.
+ *
+ * A connection is used again only if all that is known of the reply fits the
+ * request. So a call counts as clean only once its reply has been read. A
+ * caller that finds a fault in the reply later revokes that (calls_nonsense).
+ */
+
+#define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
+#define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
+
+enum { KAWS__PATIENT = 1024 };    /* a cure: the source of the credentials may
+                                   * be reached later, if there is patience   */
+
 /* Begins a call. The caller then writes the other members of its body. *target
- * is borrowed for as long as the call lasts. */
+ * is borrowed for as long as the call lasts. For `elsewhere` see route_find.
+ */
 static void
 kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
-                  const kaws__target *target)
+                  const kaws__target *target, const char *elsewhere)
 {
-    const char *host;
+    size_t longest;
 
-    memset(c, 0, sizeof *c);
+    memset(c, 0, offsetof(kaws__call, first));
+    c->first.status = KAWS_OK;
     c->op = op;
     c->action = action;
-    c->target = target;
-    c->host = c->host_line + strlen("Host: ");
+    c->home = target;
+    c->host = c->host_line + snprintf(c->host_line, sizeof c->host_line,
+                                      "Host: ");
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    kaws__arn_url(c->url, sizeof c->url, "kms", op->calls->endpoint,
-                  target->region);
-    host = strstr(c->url, "//") + 2;
-    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %.*s",
-                   (int)strcspn(host, "/"), host);
     (void)snprintf(c->action_line, sizeof c->action_line,
                    "X-Amz-Target: TrentService.%s", action->name);
     c->headers[0] = c->host_line;
     c->headers[1] = "Content-Type: application/x-amz-json-1.1";
     c->headers[2] = c->action_line;
     c->headers[3] = c->date_line;
-    c->pass = (kaws__pass){ .hooks = op->calls->hooks, .host = c->host,
-                            .way = op->calls->way.id,
-                            .url = kaws__buf_digest(kaws__url_origin(c->url)),
-                            .connect_ms = op->connect_timeout_ms,
-                            .timeout_ms = op->timeout_ms };
-    /* A brief connect timeout: only rings with the same one share the state. */
-    if (op->connect_timeout_ms < KAWS__BREAKER_BRIEF)
-        c->pass.url += (uint64_t)op->connect_timeout_ms;
-    kaws__buf_init(&c->body, op->calls->hooks);
+    kaws__route_find(c, elsewhere);
+    kaws__buf_init(&c->body, op->shared->hooks);
     kaws__json_begin(&c->body);
     kaws__json_name(&c->body, action->key);
+    c->key_at = c->body.len;
     kaws__json_string(&c->body, kaws__buf_of(target->key_id));
+    if (c->places > 0) {
+        longest = strlen(c->multi) + KAWS__ARN_REGION_MAX + 2;
+        c->key_room = c->body.len - c->key_at;
+        if (longest > c->key_room)
+            (void)kaws__buf_grow(&c->body, longest - c->key_room);
+        c->key_room = longest > c->key_room ? longest : c->key_room;
+    }
+    kaws__route_take(c, op->only > 0 && c->places > 0 ? 1 : 0);
 }
 
 
@@ -10673,7 +13580,7 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
 static void
 kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->calls->http, c->lent,
+    kaws__http_done(&c->op->shared->http, c->lent,
                     c->clean && !(c->action->flags & KAWS__APART));
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -10681,17 +13588,21 @@ kaws__calls_judged(kaws__call *c)
 }
 
 
-/* Ends a call, and wipes all that is secret in it. */
-static void
+/* Ends a call, and wipes all that is secret in it. Returns the status of the
+ * operation's error. */
+static kaws_status
 kaws__calls_end(kaws__call *c)
 {
-    kaws__calls *k = c->op->calls;
+    kaws__shared *k = c->op->shared;
+    kaws_error *err = c->op->err;
 
+    kaws__route_settle(c);
     kaws__calls_judged(c);
     kaws__http_forget(&k->http, &c->r);
     kaws__mem_drop(k->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws_wipe(c, sizeof *c);
+    kaws_wipe(c, offsetof(kaws__call, first));
+    return err->status;
 }
 
 
@@ -10701,7 +13612,7 @@ static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
-    kaws__calls *k = c->op->calls;
+    kaws__shared *k = c->op->shared;
     kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
                           .region = c->target->region, .headers = c->headers,
                           .body = kaws__buf_view(&c->body) };
@@ -10709,12 +13620,14 @@ kaws__calls_sign(kaws__call *c)
     const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
-    kaws_status status = kaws__calls_creds(c->op, KAWS__TO_SIGN);
+    kaws_status status = kaws__op_creds(c->op, c->op->aside ? KAWS__TO_PROBE
+                                        : KAWS__TO_SIGN,
+                                        kaws__route_sts_region(c));
     int n;
 
     if (status != KAWS_OK)
         return status;                    /* so there is nothing to wipe      */
-    c->signed_at = what.when = kaws__calls_now(k);    /* the credentials may  */
+    c->signed_at = what.when = kaws__op_now(k);       /* the credentials may  */
     kaws__text_amz_date(date, what.when);             /* have taken a while   */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
@@ -10751,7 +13664,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
     char whole[640];              /* more than is shown: nothing slips by     */
     kaws_bytes text = kaws__buf_of(kaws__text_quote(whole, sizeof whole,
                                                     words));
-    int i, secret = kaws__creds_leak_in(&c->op->calls->creds, text);
+    int i, secret = kaws__creds_leak_in(&c->op->shared->creds, text);
 
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
@@ -10789,18 +13702,22 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 
 
 /* Returns the advice for a fault. If the advice names the conf file, but the
- * credentials come from a different source, `out` gets advice that names that
- * source. */
+ * credentials come from a different source, or are a role's, `out` gets advice
+ * that names those. */
 static const char *
 kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 {
     const char *file = "the conf file", *rest = strchr(advice, ';');
-    const char *source = c->op->calls->creds.sources.source->name;
+    const kaws__sources *const s = &c->op->shared->creds.sources;
+    const char *source = s->source->name;
 
-    if (strstr(advice, file) == NULL || strcmp(source, file) == 0)
+    if (strstr(advice, file) == NULL ||
+        (strcmp(source, file) == 0 && s->then == NULL))
         return advice;
-    (void)snprintf(out, 128, "check the credentials that come from %s%s",
-                   source, rest != NULL ? rest : "");
+    (void)snprintf(out, 128, "check the %s %s%s", s->role.arn != NULL
+                   ? "role that is assumed with what comes from"
+                   : "credentials that come from", source,
+                   rest != NULL ? rest : "");
     return out;
 }
 
@@ -10825,8 +13742,8 @@ kaws__calls_refused(kaws__call *c)
                c->r.http != 408 && c->r.http != 425;
     if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
         return KAWS_OK;
-    if (c->cures & KAWS__ENDS)
-        kaws__shield_empty(c->op->calls->shield, 0);
+    if ((c->cures & KAWS__ENDS) && c->place == 0 && !c->op->aside)
+        kaws__shield_empty(c->op->shared->shield, 0);
     if (status == KAWS_OK || (status == KAWS_MISMATCH &&
                               !(c->action->flags & KAWS__OPENS))) {
         c->clean = 0;
@@ -10881,7 +13798,7 @@ kaws__calls_answered(kaws__call *c)
     char words[128];
     size_t offset;
 
-    if (c->r.body_len > c->r.body_max)
+    if (c->r.body_len > c->r.body_max && c->r.http < 500)
         return kaws__calls_nonsense(c, "it is longer than 16384 bytes");
     if (c->r.http != 200)
         return kaws__calls_refused(c);
@@ -10898,19 +13815,18 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Waits until the host may be asked, for as long as there is patience. If it
- * may not be asked, returns 0, and the error says why. */
+/* Waits until a host may be asked, for as long as there is patience. If none
+ * may be asked, returns 0, and the error says why. */
 static int
 kaws__calls_admit(kaws__call *c)
 {
-    const kaws_hooks *hooks = c->op->calls->hooks;
+    const kaws_hooks *hooks = c->op->shared->hooks;
     const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     kaws_error *err = c->op->err;
     int wait, patience = 0;
 
-    while ((wait = kaws__breaker_ask(&c->pass, c->action->name, patience > 0,
-                                     err)) > 0) {
-        if (hooks->patience_ms != NULL)
+    while ((wait = kaws__route_choose(c, patience > 0)) > 0) {
+        if (hooks->patience_ms != NULL && !c->op->aside)
             patience = hooks->patience_ms(hooks->ctx, err);
         if (patience <= 0) {
             c->vain = 0;                  /* so breaker keeps the last error  */
@@ -10939,7 +13855,7 @@ kaws__calls_admit(kaws__call *c)
 static void
 kaws__calls_count(kaws__call *c, kaws_status status)
 {
-    int took = c->left_ms - kaws__calls_left_ms(c->op);
+    int took = c->left_ms - kaws__op_left_ms(c->op);
 
     c->throttled += (c->cures & KAWS__SLOWER) != 0;
     if (status == KAWS_NETWORK)
@@ -10948,7 +13864,8 @@ kaws__calls_count(kaws__call *c, kaws_status status)
     else if (status == KAWS_SERVICE && c->r.http >= 500 &&
              !(c->cures & KAWS__ALIVE))
         c->vain++;
-    else if (status != KAWS_CANCELLED && status != KAWS_CONFIG) {
+    else if (status != KAWS_CANCELLED && status != KAWS_CONFIG &&
+             (status != KAWS_REPLY || c->r.http < 500)) {
         c->vain = 0;
         kaws__breaker_well(&c->pass);
     }
@@ -10959,7 +13876,7 @@ kaws__calls_count(kaws__call *c, kaws_status status)
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
-    kaws__calls *k = c->op->calls;
+    kaws__shared *k = c->op->shared;
     kaws_request *q = &c->q;
     const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
@@ -10967,17 +13884,25 @@ kaws__calls_try(kaws__call *c)
     kaws_status status;
 
     kaws__err_clear(c->op->err);
-    c->cures = c->typed = 0;
-    if ((status = kaws__calls_sign(c)) != KAWS_OK) {
+    c->cures = c->typed = c->settled = 0;
+    c->tries++;
+    status = kaws__calls_sign(c);
+    c->unsent = status != KAWS_OK;
+    if (c->unsent) {
         c->cures = kaws__creds_may_pass(c->op->err) ? KAWS__PATIENT : 0;
+        c->vain = 0;                      /* this error is not the host's     */
         return status;
     }
     started = kaws__sys_ticks_us();       /* the credentials do not count     */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
-    c->left_ms = kaws__calls_left_ms(c->op);
+    c->left_ms = kaws__op_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     if (c->pass.probes && q->timeout_ms > c->probe_ms)
+        q->timeout_ms = c->probe_ms;
+    if (c->later > 0)
+        q->timeout_ms = kaws__route_share(c, q->timeout_ms);
+    if (c->op->aside && q->timeout_ms > c->probe_ms)
         q->timeout_ms = c->probe_ms;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
@@ -11005,7 +13930,7 @@ kaws__calls_try(kaws__call *c)
  * time from now on: returns 1. A Date that is missing, or not between 2020 and
  * 2099, is not believed. */
 static int
-kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
+kaws__calls_mend_clock(kaws__shared *k, int64_t date, int64_t signed_at)
 {
     int64_t off = date < 1577836800 || date >= 4102444800 ? 0
                 : date - signed_at;
@@ -11032,16 +13957,20 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 static int
 kaws__calls_mend(kaws__call *c)
 {
-    kaws__calls *k = c->op->calls;
-    int cures = c->action->flags & KAWS__UNREPEATED ? 0 : c->cures;
-    kaws__seek seek = kaws__calls_seek(c->op);
+    kaws__shared *k = c->op->shared;
+    int cures = (c->action->flags & KAWS__UNREPEATED) || c->op->aside
+              ? 0 : c->cures;
+    kaws__seek seek = kaws__op_seek(c->op, kaws__route_sts_region(c));
 
     if ((cures & KAWS__CLOCK) && !c->clock_mended &&
         kaws__calls_mend_clock(k, c->r.date, c->signed_at))
         return c->clock_mended = 1;
-    return (cures & KAWS__RENEW) && !c->creds_renewed &&
-           (c->creds_renewed = kaws__creds_renew(&k->creds, &seek,
-                                                 c->generation, c->told));
+    if ((cures & KAWS__RENEW) && c->creds_renewed)
+        kaws__creds_spurned(&k->creds, c->generation);
+    if (!(cures & KAWS__RENEW) || c->creds_renewed)
+        return 0;
+    return c->creds_renewed = kaws__creds_renew(&k->creds, &seek,
+                                                c->generation, c->told);
 }
 
 
@@ -11051,7 +13980,7 @@ kaws__calls_mend(kaws__call *c)
 static int
 kaws__calls_spent(const kaws__call *c)
 {
-    int most = c->op->calls->max_attempts;
+    int most = c->op->shared->max_attempts;
 
     return most > 0 ? c->attempt >= most
          : !(c->cures & KAWS__SLOWER) && c->attempt - c->throttled >= 3;
@@ -11066,10 +13995,10 @@ kaws__calls_spent(const kaws__call *c)
 static int64_t
 kaws__calls_delay(const kaws__call *c, int patient)
 {
-    const kaws_hooks *hooks = c->op->calls->hooks;
+    const kaws_hooks *hooks = c->op->shared->hooks;
     int slower = (c->cures & KAWS__SLOWER) != 0;
     int64_t delay = slower ? 1000 : 50, asked = c->r.retry_after_ms;
-    int64_t most = patient || (slower && c->op->calls->max_attempts == 0)
+    int64_t most = patient || (slower && c->op->shared->max_attempts == 0)
                  ? 1000 : 20000;
     uint16_t chance = 0xffff;
     /* Attempts that were throttled had pauses of their own. */
@@ -11093,26 +14022,30 @@ kaws__calls_delay(const kaws__call *c, int patient)
 static int
 kaws__calls_wait(kaws__call *c)
 {
-    kaws__calls *k = c->op->calls;
+    kaws__shared *k = c->op->shared;
     const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     const kaws_hooks *hooks = k->hooks;
     int once = c->action->flags & KAWS__UNREPEATED;
     int again = c->cures & (KAWS__PATIENT | KAWS__SLOWER |
                             (once ? 0 : KAWS__LATER));
-    int patience = again && hooks->patience_ms != NULL
+    int patience = again && hooks->patience_ms != NULL && !c->op->aside
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
-    int left, over = kaws__calls_spent(c) || c->pass.probes;
+    int left, over = kaws__calls_spent(c) || c->pass.probes ||
+                     (c->op->aside && c->attempt >= 2);
 
     if (!again || patience == INT_MIN ||
         (patience <= 0 && (over || again == KAWS__PATIENT)))
         return 0;
     delay = kaws__calls_delay(c, patience > 0);
-    left = kaws__calls_left_ms(c->op);
+    left = kaws__op_left_ms(c->op);
     over |= delay + (c->left_ms - left) >= left;  /* if the next is as slow   */
+    over |= c->places > 0 && delay + KAWS__ROUTE_LEAST >= left;
     over |= (c->paused_ms += delay) > c->op->timeout_ms;
-    if (patience <= 0 && over)
+    if (patience <= 0 && over) {
+        c->op->late = 1;
         return 0;
+    }
     if (patience > 0 && delay > patience)
         delay = patience;
     if (over) {                           /* to room breaker, a new call      */
@@ -11135,6 +14068,57 @@ kaws__calls_wait(kaws__call *c)
 }
 
 
+/* Whether the next region may do better. */
+static int
+kaws__calls_may_move(const kaws__call *c)
+{
+    const kaws_error *err = c->op->err;
+
+    if (c->unsent && !kaws__route_asks_sts(c))
+        return 0;
+    if (kaws__route_is_theirs(c))
+        return 1;
+    if (c->unsent)
+        return c->cures == KAWS__PATIENT;
+    return err->status == KAWS_NETWORK || err->status == KAWS_THROTTLED ||
+           (err->status == KAWS_SERVICE && ((c->cures & KAWS__LATER) ||
+                                            err->http >= 500));
+}
+
+
+/* After an attempt that failed: prepares for the next one, or returns 0. What
+ * failed quickly, and for the first time, may have been a mere accident, so it
+ * is tried once more in the same region. */
+static int
+kaws__calls_again(kaws__call *c)
+{
+    kaws__shared *k = c->op->shared;
+    int took = c->left_ms - kaws__op_left_ms(c->op), at;
+
+    if (kaws__calls_mend(c))
+        return 1;
+    if (c->places == 0 || !kaws__calls_may_move(c))
+        return kaws__calls_wait(c);
+    if (c->tries == 1 && took < KAWS__ROUTE_SHORT && !c->unsent &&
+        (c->cures & KAWS__LATER) && kaws__calls_wait(c))
+        return 1;
+    kaws__route_leave(c);
+    if ((at = kaws__route_next(c)) < 0) {         /* the round is over        */
+        if (!kaws__calls_wait(c))
+            return 0;
+        kaws__route_take(c, c->op->only > 0);
+        c->last = 1;
+        return 1;
+    }
+    kaws__route_take(c, at);
+    c->attempt++;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_retries++;
+    kaws__thread_unlock(&k->lock);
+    return 1;
+}
+
+
 /* Sends the call until it succeeds, is refused for good, or times out. A body
  * with a plaintext ends in spaces: room curl says why. */
 static kaws_status
@@ -11149,7 +14133,7 @@ kaws__calls_send(kaws__call *c)
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
         memset(spaces, ' ', n);
     c->r.body_max = KAWS__CALLS_REPLY_MAX;
-    c->r.body = kaws__mem_resize(c->op->calls->hooks, NULL, 0,
+    c->r.body = kaws__mem_resize(c->op->shared->hooks, NULL, 0,
                                  c->r.body_max);
     if (c->r.body == NULL || c->body.failed)
         return kaws__err_memory(err, c->action->name);
@@ -11157,21 +14141,31 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->q.cancelled = c->op->cancel.asked != NULL ? kaws__calls_cancelled : NULL;
+    c->q.cancelled = c->op->cancel.asked != NULL ? kaws__op_cancelled : NULL;
     c->q.cancelled_arg = c->op;
     c->attempt = 1;
     while (kaws__calls_admit(c) && kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
-        if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
+        if (!kaws__calls_again(c))
             break;
     }
     failed = err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+    if (failed && c->place > 0 && c->settled)
+        kaws__route_take(c, 0);           /* home's error, home's failed call */
     if (failed || c->pass.probes)
-        kaws__breaker_end(&c->pass, failed ? c->vain : 0, failed, err);
+        kaws__breaker_end(&c->pass, failed ? c->vain : 0,
+                          failed && !c->op->aside, err);
     c->attempt += c->clock_mended + c->creds_renewed;
+    if (err->status == KAWS_OK && c->op->shared->regions.count > 0)
+        kaws__route_note(c);
     if (err->status != KAWS_OK && c->attempt > 1)
         (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
                             c->attempt);
+    if (c->op->at_home && !c->op->aside && c->op->shared->regions.count > 0 &&
+        (failed || err->status == KAWS_THROTTLED))
+        (void)kaws__err_set(err, err->status, "%.400s; only the KMS key's own "
+                            "region, %s, does this, so failover_regions cannot "
+                            "help", err->text, c->home->region);
     return err->status;
 }
 
@@ -11179,7 +14173,7 @@ kaws__calls_send(kaws__call *c)
 /* ==========================================================================
  * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
- * Uses: err mem buf text json http arn trust calls
+ * Uses: err mem buf text json http arn trust op route calls
  * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
  *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
@@ -11193,7 +14187,8 @@ enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
        KAWS__SOURCE = KAWS__PLAIN };
 
 /* Lines that are logged only once. */
-enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
+enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2,
+       KAWS__NOTE_NO_ROUTE = 4 };
 
 
 /* CONFIG, if there is no KMS key to seal with. */
@@ -11243,16 +14238,40 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
+/* Returns the ARN that a member of the reply names; for a multi-region key that
+ * another region answered for, its ARN at home. If that region must not answer
+ * with this one, *why says so, and otherwise it is NULL. */
+static kaws_bytes
+kaws__kms_key(const kaws__call *c, int member, kaws__target *at_home,
+              const char **why)
+{
+    kaws_bytes arn = c->want[member].value;
+    char text[KAWS__ARN_MAX + 1];
+
+    *why = NULL;
+    if (c->place == 0)
+        return arn;
+    *why = kaws__arn_unrelated(c->target->key_id, arn, c->target->region);
+    if (*why == NULL && kaws__buf_copy_text(text, sizeof text, arn))
+        kaws__arn_move(at_home, text, c->home->region);
+    return kaws__buf_of(at_home->key_id);
+}
+
+
 /* A member must name the KMS key that the request named. */
 static kaws_status
 kaws__kms_expect_key(kaws__call *c, int member, const char *arn)
 {
-    char why[64];
+    kaws__target at_home = { "", "" };
+    const char *wrong;
+    kaws_bytes got = kaws__kms_key(c, member, &at_home, &wrong);
+    char why[160];
 
-    if (kaws__buf_same(c->want[member].value, kaws__buf_of(arn)))
+    if (wrong == NULL && kaws__buf_same(got, kaws__buf_of(arn)))
         return KAWS_OK;
-    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
-                   c->want[member].name);
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for"
+                   "%s%s", c->want[member].name, wrong != NULL ? ": " : "",
+                   wrong != NULL ? wrong : "");
     return kaws__calls_nonsense(c, why);
 }
 
@@ -11278,7 +14297,10 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
     kaws__op *op = c->op;
     kaws_bytes material = c->want[KAWS__MATERIAL].value;
-    char *arn = out->kms_key_arn;
+    kaws__target at_home = { "", "" };
+    const char *wrong;
+    kaws_bytes key = kaws__kms_key(c, KAWS__KEY, &at_home, &wrong);
+    char *arn = out->kms_key_arn, why[160];
     kaws_status status;
 
     memset(out, 0, sizeof *out);
@@ -11287,21 +14309,28 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
         out->blob_len == 0)
         return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
                                     "not base64");
-    if (!kaws__buf_copy_text(arn, sizeof out->kms_key_arn,
-                             c->want[KAWS__KEY].value) ||
-        !kaws__arn_fits(&op->target, arn))
-        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
-                                    "that was asked for");
+    if (wrong != NULL ||
+        !kaws__buf_copy_text(arn, sizeof out->kms_key_arn, key) ||
+        !kaws__arn_fits(&op->target, arn)) {
+        (void)snprintf(why, sizeof why, "KeyId is not the ARN of the KMS key "
+                       "that was asked for%s%s", wrong != NULL ? ": " : "",
+                       wrong != NULL ? wrong : "");
+        return kaws__calls_nonsense(c, why);
+    }
     if (kaws__arn_word_ok(material))
         (void)kaws__buf_copy_text(out->key_material_id,
                                   sizeof out->key_material_id, material);
-    status = kaws__trust_check(&op->calls->trust, arn, op->trial != NULL
+    status = kaws__trust_check(&op->shared->trust, arn, op->trial != NULL
                                ? KAWS__TO_SEAL : KAWS__SEALED, op->err);
     if (status != KAWS_OK)
         return status;
     if (op->trial != NULL)
         memcpy(op->trial, arn, sizeof out->kms_key_arn);
-    kaws__trust_notice(&op->calls->trust, &op->target, arn);
+    kaws__trust_notice(&op->shared->trust, &op->target, arn);
+    if (!kaws__arn_is_multi(arn) && op->shared->regions.count > 0 &&
+        kaws__op_first(op->shared, KAWS__NOTE_NO_ROUTE))
+        kaws__err_log(op->shared->hooks, KAWS__LOG_NO_ROUTE, op->target.key_id,
+                      arn);
     return KAWS_OK;
 }
 
@@ -11324,7 +14353,7 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, op, &action, &op->target);
+    kaws__calls_begin(&c, op, &action, &op->target, NULL);
     if (plain.at != NULL) {
         c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
         kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
@@ -11343,8 +14372,7 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
         status = kaws__kms_take_sealed(&c, out);
     if (status != KAWS_OK && made != NULL)
         kaws_wipe(made, plain.len);
-    kaws__calls_end(&c);
-    return status;
+    return kaws__calls_end(&c);
 }
 
 
@@ -11375,8 +14403,11 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
+    /* An alias may mean another KMS key elsewhere, but a key id alone is one of
+     * our own account, too. */
     kaws__calls_begin(&c, op, &action,
-                      flags & KAWS__LEARNS ? &op->target : &from);
+                      flags & KAWS__LEARNS ? &op->target : &from,
+                      flags & KAWS__LEARNS ? strchr(arn, '/') + 1 : NULL);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     if (flags & KAWS__DRY) {
@@ -11385,13 +14416,13 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
     }
     if (!(flags & KAWS__LEARNS) &&
         (op->trial == NULL || strcmp(op->trial, arn) != 0))
-        status = kaws__trust_check(&op->calls->trust, arn, KAWS__TO_OPEN,
+        status = kaws__trust_check(&op->shared->trust, arn, KAWS__TO_OPEN,
                                    op->err);
     if (status == KAWS_OK)
         status = kaws__calls_send(&c);
     if (status == KAWS_OK && c.r.http != 200)
         got = 0;
-    else if (status == KAWS_OK && (flags & KAWS__LEARNS) &&
+    else if (status == KAWS_OK && (flags & KAWS__LEARNS) && c.place == 0 &&
              !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(arn)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "another KMS key sealed "
                                "the blob than the one that is named beside it");
@@ -11406,15 +14437,14 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                                "has %s", KAWS__COUNT(got),
                                KAWS__DECIMAL(expect.len));
     if (status == KAWS_OK && (flags & KAWS__LEARNS))
-        status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
+        status = kaws__trust_check(&op->shared->trust, arn, KAWS__SEALED,
                                    op->err);
     c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
         memcpy(plain, c.r.body, got);
     *len = status == KAWS_OK ? got : 0;
-    kaws__calls_end(&c);
-    return status;
+    return kaws__calls_end(&c);
 }
 
 
@@ -11423,7 +14453,7 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
 /* An earlier reply belonged to a different request: says so, and trusts none of
  * the open connections any more. */
 static kaws_status
-kaws__kms_mixed_up(kaws__calls *k, const char *what, kaws_error *err)
+kaws__kms_mixed_up(kaws__shared *k, const char *what, kaws_error *err)
 {
     kaws__http_distrust(&k->http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
@@ -11440,7 +14470,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len)
 {
     const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
-    kaws__calls *k = op->calls;
+    kaws__shared *k = op->shared;
     size_t first = 0, second = 0;
     kaws_status status = kaws__kms_decrypt(op, KAWS__DRY, ctx, in, any, NULL,
                                            &first);
@@ -11449,12 +14479,12 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         status = kaws__kms_decrypt(op, KAWS__DRY | KAWS__APART, ctx, in, expect,
                                    NULL, &second);
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
+        return kaws__kms_mixed_up(op->shared, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
         kaws__http_distrust(&k->http);    /* the 200 was to another request   */
     else if (status == KAWS_OK && first > 0 &&
-             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
+             kaws__op_first(k, KAWS__NOTE_DRY_RUN))
         kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
     return status;
 }
@@ -11472,14 +14502,14 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
     kaws_status status = kaws__kms_decrypt(op, 0, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
+        return kaws__kms_mixed_up(op->shared, "the blob that AWS KMS returned "
                                   "does not open to the key, and nothing was "
                                   "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    if (kaws__calls_first(op->calls, KAWS__NOTE_UNPROVED))
-        kaws__err_log(op->calls->hooks, KAWS__LOG_UNPROVED);
+    if (kaws__op_first(op->shared, KAWS__NOTE_UNPROVED))
+        kaws__err_log(op->shared->hooks, KAWS__LOG_UNPROVED);
     return KAWS_OK;
 }
 
@@ -11510,7 +14540,7 @@ kaws__kms_learn_account(kaws__op *op)
 {
     kaws_sealed sealed;
 
-    return kaws__trust_ask_first(&op->calls->trust, &op->target)
+    return kaws__trust_ask_first(&op->shared->trust, &op->target)
          ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
 }
 
@@ -11527,7 +14557,7 @@ kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 {
     const size_t room = *len;
     kaws_error first;             /* what came before the account was asked   */
-    int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
+    int may = kaws__trust_ask_first(&op->shared->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
         : kaws__kms_decrypt(op, KAWS__LEARNS, ctx, in, expect, plain, len);
@@ -11563,19 +14593,16 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
         { "KeyId", "SourceKeyId", "CiphertextBlob", "DestinationKeyMaterialId" }
     };
     kaws__call c;
-    kaws_status status;
 
-    kaws__calls_begin(&c, op, &action, &op->target);
+    kaws__calls_begin(&c, op, &action, &op->target, NULL);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
-        (status = kaws__kms_expect_key(&c, KAWS__SOURCE,
-                                       in->kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, out);
-    kaws__calls_end(&c);
-    return status;
+    if (kaws__calls_send(&c) == KAWS_OK &&
+        kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn) == KAWS_OK)
+        (void)kaws__kms_take_sealed(&c, out);
+    return kaws__calls_end(&c);
 }
 
 
@@ -11597,8 +14624,8 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
-        status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
-                                    "to the same bytes a second time",
+        status = kaws__kms_mixed_up(op->shared, "AWS KMS opened a blob, and not"
+                                    " to the same bytes a second time",
                                     op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
@@ -11615,7 +14642,7 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
     kaws_status status = kaws__kms_learn_account(op);
 
     if (status == KAWS_OK)
-        status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+        status = kaws__trust_check(&op->shared->trust, in->kms_key_arn,
                                    KAWS__TO_OPEN, op->err);
     if (status == KAWS_OK)
         status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
@@ -11639,14 +14666,12 @@ kaws__kms_rotate(kaws__op *op)
     };
     const char *arn = op->target.key_id, *id = strchr(arn, '/') + 1;
     kaws__call c;
-    kaws_status status;
 
-    kaws__calls_begin(&c, op, &action, &op->target);
-    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
+    kaws__calls_begin(&c, op, &action, &op->target, NULL);
+    if (kaws__calls_send(&c) == KAWS_OK &&
         !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id)))
-        status = kaws__kms_expect_key(&c, KAWS__KEY, arn);
-    kaws__calls_end(&c);
-    return status;
+        (void)kaws__kms_expect_key(&c, KAWS__KEY, arn);
+    return kaws__calls_end(&c);
 }
 
 
@@ -11660,15 +14685,12 @@ kaws__kms_ask_region(kaws__op *op)
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, op, &action, &op->target);
+    kaws__calls_begin(&c, op, &action, &op->target, NULL);
     status = kaws__calls_send(&c);
     if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
-                    status == KAWS_ARGUMENT)) {
+                    status == KAWS_ARGUMENT))
         kaws__err_clear(op->err);
-        status = KAWS_OK;
-    }
-    kaws__calls_end(&c);
-    return status;
+    return kaws__calls_end(&c);
 }
 
 
@@ -11684,12 +14706,218 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 
     if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
         return status != KAWS_OK ? status
-             : kaws__trust_check(&op->calls->trust, key_id, KAWS__TO_SEAL,
+             : kaws__trust_check(&op->shared->trust, key_id, KAWS__TO_SEAL,
                                  op->err);
     if (status != KAWS_KMS_KEY && status != KAWS_DENIED)
         return status;
     kaws__err_clear(op->err);
     return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  scout    finds out, beside all calls, which regions could answer
+ * ==========================================================================
+ * Uses: thread err buf arn regions op route kms
+ * Gives: scout_open scout_close scout_abandon scout_run
+ *
+ * Room route notes errands: a region that was unreachable may be well again, or
+ * it is time to check the regions that would answer in home's place. A thread
+ * runs them, so no caller waits for a host that may not answer. It is started
+ * when a call ends, and ends with its errand. If the system gives no thread,
+ * the caller runs the errand itself.
+ *
+ * Both send what a key needs: KMS makes and seals a byte. The check also asks
+ * whether KMS would open it.
+ */
+
+typedef struct kaws__scout {
+    kaws__shared *kms;
+    kaws__lock   lock;            /* guards the next two                      */
+    kaws__aside  thread;
+    int          busy;            /* an errand is under way: it alone uses
+                                   * what follows                             */
+    kaws__errand errand;
+    int          told;            /* the log says that all regions are ready  */
+    int          alone;           /* it runs in a caller's thread             */
+    int          stop;            /* it must end soon                         */
+} kaws__scout;
+
+
+static kaws_status
+kaws__scout_open(kaws__scout *s, kaws__shared *kms, kaws_error *err)
+{
+    if (kaws__thread_lock_init(&s->lock, KAWS__RANK_SCOUT) != 0)
+        return kaws__err_memory(err, "making a lock for the regions");
+    s->kms = kms;
+    return KAWS_OK;
+}
+
+
+/* For a forked child, which does not have the thread. */
+static void
+kaws__scout_abandon(kaws__scout *s)
+{
+    s->thread.runs = 0;
+}
+
+
+static void
+kaws__scout_close(kaws__scout *s)
+{
+    kaws__thread_poke(&s->stop, 1);
+    kaws__thread_aside_end(&s->thread);
+    kaws__thread_lock_free(&s->lock);
+}
+
+
+/* Whether the errand must end. Its caller, if it has no thread of its own, may
+ * be cancelled, too. */
+static int
+kaws__scout_stopped(void *arg)
+{
+    kaws__scout *s = arg;
+    const kaws_hooks *hooks = s->kms->hooks;
+
+    if (s->alone && hooks->cancelled != NULL && hooks->cancelled(hooks->ctx))
+        kaws__thread_poke(&s->stop, 1);
+    return kaws__thread_peek(&s->stop);
+}
+
+
+/* Has KMS in one place seal a byte with that KMS key; with `proof`, it also
+ * says whether it would open it. */
+static kaws_status
+kaws__scout_ask(kaws__scout *s, const kaws__target *key, int only, int proof,
+                kaws_error *err)
+{
+    kaws__op op = kaws__op_begin(s->kms, err);
+    char trial[KAWS__ARN_MAX + 1] = "";
+    kaws_sealed sealed;
+
+    op.target = *key;
+    op.at_home = only == 0;
+    op.only = only;
+    op.aside = 1;
+    op.trial = trial;
+    op.cancel = (kaws__cancel){ kaws__scout_stopped, s };
+    kaws__err_clear(err);
+    return kaws__kms_probe(&op, proof, &sealed);
+}
+
+
+/* What may help if that region could not answer. */
+static const char *
+kaws__scout_advice(const kaws_error *err)
+{
+    if (strncmp(err->aws, "NotFound", 8) == 0)
+        return "; there may be no replica of the KMS key: make one (aws kms "
+               "replicate-key), or take the region off failover_regions";
+    if (err->status == KAWS_DENIED)
+        return "; a replica has a key policy of its own: allow there what the "
+               "KMS key's own region allows, and list the replica's ARN in the "
+               "IAM policy";
+    if (err->status == KAWS_CREDENTIALS)
+        return "; the KMS key's own region accepts them, so check whether this "
+               "region is enabled in the AWS account, and whether its URL in "
+               "failover_regions, if it has one, belongs to it";
+    return "";
+}
+
+
+/* Probes the region that the errand says. */
+static void
+kaws__scout_probe(kaws__scout *s, const kaws__errand *e)
+{
+    kaws_error err;
+
+    if (e->what & KAWS__PROBE_DUE)
+        (void)kaws__scout_ask(s, &e->probed, e->only, 0, &err);
+}
+
+
+/* Whether that region could answer in home's place. If not, warns; but not if
+ * home, too, denies us to seal, because all that we need is to open then. */
+static int
+kaws__scout_check_one(kaws__scout *s, const kaws__target *key, int only)
+{
+    const char *region = s->kms->regions.to[only - 1].region;
+    kaws_error err, at_home;
+
+    if (kaws__scout_ask(s, key, only, 1, &err) == KAWS_OK)
+        return 1;
+    if (err.status != KAWS_CANCELLED &&
+        (err.status != KAWS_DENIED ||
+         kaws__scout_ask(s, key, 0, 0, &at_home) != KAWS_DENIED))
+        kaws__err_log(s->kms->hooks, KAWS__LOG_NOT_READY, region, key->region,
+                      err.text, kaws__scout_advice(&err));
+    return 0;
+}
+
+
+/* Checks each region that could answer in home's place. That may take a while,
+ * so probes that become due meanwhile come first. */
+static void
+kaws__scout_check(kaws__scout *s, const kaws__target *key)
+{
+    const kaws__regions *r = &s->kms->regions;
+    char ready[KAWS__REGIONS_MAX * (KAWS__ARN_REGION_MAX + 3)] = "";
+    kaws__buf list = kaws__buf_fixed(ready, sizeof ready - 1);
+    kaws__errand due;
+    int i, lacking = 0;
+
+    for (i = 0; i < r->count && !kaws__scout_stopped(s); i++) {
+        if (!kaws__regions_serves(r, i, key->region))
+            continue;
+        due = kaws__route_errand(s->kms, KAWS__PROBE_DUE);
+        kaws__scout_probe(s, &due);
+        if (kaws__scout_check_one(s, key, i + 1))
+            kaws__buf_text(&list, list.len > 0 ? ", " : "", r->to[i].region);
+        else
+            lacking = 1;
+    }
+    if (!lacking && list.len > 0 && !s->told)
+        kaws__err_log(s->kms->hooks, KAWS__LOG_READY, ready, key->region);
+    s->told = !lacking;
+}
+
+
+static void
+kaws__scout_work(void *arg)
+{
+    kaws__scout *s = arg;
+
+    kaws__scout_probe(s, &s->errand);
+    if (s->errand.what & KAWS__CHECK_DUE)
+        kaws__scout_check(s, &s->errand.checked);
+    kaws__thread_lock(&s->lock);
+    if (s->alone)
+        kaws__thread_poke(&s->stop, 0);   /* only that call was cancelled     */
+    s->busy = s->alone = 0;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* Runs what is due, unless the last errand is still under way. */
+static void
+kaws__scout_run(kaws__scout *s)
+{
+    int alone = 0;
+
+    if (kaws__thread_peek(&s->kms->errand.what) == 0)
+        return;
+    kaws__thread_lock(&s->lock);
+    if (!s->busy && kaws__thread_peek(&s->kms->errand.what) != 0) {
+        kaws__thread_aside_end(&s->thread);
+        s->errand = kaws__route_errand(s->kms, KAWS__ANY_DUE);
+        s->busy = 1;
+        alone = !kaws__thread_aside(&s->thread, kaws__scout_work, s);
+        if (alone)
+            s->alone = 1;
+    }
+    kaws__thread_unlock(&s->lock);
+    if (alone)
+        kaws__scout_work(s);
 }
 
 
@@ -14744,7 +17972,7 @@ kaws__vault_close(kaws__vault *v)
 /* ==========================================================================
  * ROOM  rewrap   every key under new key material: re-encrypt, prove, replace
  * ==========================================================================
- * Uses: thread err mem buf text arn calls kms table vault
+ * Uses: thread err mem buf text arn op kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
  * Each of several workers claims a key, has KMS re-encrypt it, and has KMS
@@ -14756,7 +17984,7 @@ kaws__vault_close(kaws__vault *v)
 
 typedef struct kaws__rewrap {
     const kaws_hooks *hooks;
-    kaws__calls  *kms;
+    kaws__shared *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
     kaws__lock    lock;           /* guards all below, and a kaws__run        */
@@ -14779,7 +18007,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
 
 /* *w is all zeros before. Close it in any case. */
 static kaws_status
-kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
+kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__shared *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
@@ -14809,6 +18037,19 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 }
 
 
+/* Begins an operation. What it asks for, the KMS key's own region does alone:
+ * only there a KMS key is rotated, and a new blob is to be proved where it was
+ * made. */
+static kaws__op
+kaws__rewrap_begin(const kaws__rewrap *w, kaws_error *err)
+{
+    kaws__op op = kaws__op_begin(w->kms, err);
+
+    op.at_home = 1;
+    return op;
+}
+
+
 /* ---- rotating the KMS key ---------------------------------------------- */
 
 /* Has KMS make new key material. KMS answers that request before it seals with
@@ -14818,13 +18059,13 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__calls_op(w->kms, err), whole;
+    kaws__op op = kaws__rewrap_begin(w, err), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
     kaws__target target = op.target;
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    op = kaws__calls_op(w->kms, err);
+    op = kaws__rewrap_begin(w, err);
     if (status == KAWS_OK) {
         (void)kaws__arn_target(&target, before.kms_key_arn, "", NULL);
         op.target = target;
@@ -14832,15 +18073,15 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    whole = kaws__calls_op(w->kms, err);
-    most = kaws__calls_left_ms(&whole);
+    whole = kaws__rewrap_begin(w, err);
+    most = kaws__op_left_ms(&whole);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
-        op = kaws__calls_op(w->kms, err);
+        op = kaws__rewrap_begin(w, err);
         op.target = target;
         status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
-        if (!same || paused >= most || pause >= kaws__calls_left_ms(&whole) ||
+        if (!same || paused >= most || pause >= kaws__op_left_ms(&whole) ||
             kaws__thread_pause(w->hooks, &op.cancel, pause))
             break;
     }
@@ -14878,7 +18119,7 @@ kaws__rewrap_cancelled(void *arg)
 static kaws__op
 kaws__rewrap_op(kaws__run *run, kaws_error *err)
 {
-    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
+    kaws__op op = kaws__rewrap_begin(run->rewrap, err);
 
     op.target = run->target;
     op.entry = 1;
@@ -14896,8 +18137,10 @@ kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
     kaws__op op = kaws__rewrap_op(run, err);
-    kaws_status status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
+    kaws_status status;
 
+    out->blob_len = 0;
+    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
     numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
@@ -15017,7 +18260,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws__op op = kaws__calls_op(w->kms, err);
+    kaws__op op = kaws__rewrap_begin(w, err);
     kaws_sealed sealed;
     kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
@@ -15077,8 +18320,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text http creds arn trust shield calls
- *        kms store bind vault rewrap
+ * Uses: sys thread disk err mem buf text http arn regions hosts creds trust
+ *        shield op kms scout store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -15096,7 +18339,8 @@ struct kaws {
     kaws_hooks   hooks;
     long         pid;             /* of the process that opened it            */
     kaws__buf    strings;         /* the config's, copied                     */
-    kaws__calls  kms;
+    kaws__shared kms;
+    kaws__scout  scout;
     kaws__vault  vault;
     kaws__rewrap rewrap;
     kaws__turn   settings;        /* taken while KMS is asked about new ones  */
@@ -15106,8 +18350,9 @@ struct kaws {
 /* A public function at work. A thread that is cancelled would never release its
  * locks nor wipe its keys, so it cannot be cancelled meanwhile. */
 typedef struct kaws__door {
-    kaws_error spare;             /* for a caller that wants no error         */
-    int        cancel;            /* the thread's state before                */
+    kaws       *ring;             /* NULL: it cannot be used                  */
+    kaws_error  spare;            /* for a caller that wants no error         */
+    int         cancel;           /* the thread's state before                */
 } kaws__door;
 
 
@@ -15115,12 +18360,13 @@ typedef struct kaws__door {
  * the ring is NULL, or a different process opened it, the error already says
  * so. */
 static kaws_error *
-kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
+kaws__ring_enter(kaws__door *door, kaws *ring, kaws_error *error)
 {
     kaws_error *err = error != NULL ? error : &door->spare;
 
     KAWS__CANCEL_OFF(&door->cancel);
     kaws__err_clear(err);
+    door->ring = ring != NULL && ring->pid == kaws__sys_pid() ? ring : NULL;
     if (ring == NULL)
         (void)kaws__err_argument(err, "ring must not be NULL");
     else if (ring->pid != kaws__sys_pid())
@@ -15136,6 +18382,8 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 static kaws_status
 kaws__ring_leave(kaws__door *door, kaws_status status)
 {
+    if (door->ring != NULL && door->ring->kms.regions.count > 0)
+        kaws__scout_run(&door->ring->scout);
     KAWS__CANCEL_BACK(door->cancel);
     return status;
 }
@@ -15171,11 +18419,13 @@ kaws__ring_hooks(kaws_hooks *h)
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 5, COUNT = 12 };
+    enum { PATHS = 5, COUNT = 17 };
     const char **const texts[COUNT] = {
         &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->config_file,
         &cfg->credentials_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
-        &cfg->endpoint, &cfg->auth, &cfg->profile, &cfg->sts_endpoint
+        &cfg->endpoint, &cfg->auth, &cfg->profile, &cfg->sts_endpoint,
+        &cfg->role_arn, &cfg->role_external_id, &cfg->role_session_name,
+        &cfg->failover_regions, &cfg->proxy
     };
     char *at;
     size_t i, n;
@@ -15199,28 +18449,6 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but are probably mistakes. A default
- * region that differs from the ARN's is no mistake. */
-static void
-kaws__ring_doubt(const kaws *ring)
-{
-    const kaws_hooks *h = &ring->hooks;
-    const kaws__choice *now = &ring->kms.trust.now;
-    const char *id = now->target.key_id;
-    const char *used = *id != '\0' ? now->target.region : now->region;
-
-    if (!kaws__arn_is_known(used))
-        kaws__err_log(h, KAWS__LOG_NEW_REGION, used);
-    if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
-        kaws__err_log(h, KAWS__LOG_REGION, now->region, used,
-                      kaws__arn_partition(used) ==
-                      kaws__arn_partition(now->region)
-                      ? "" : ", a different partition of AWS");
-    if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
-        kaws__err_log(h, KAWS__LOG_KEY_ID, id);
-}
-
-
 /* see Part II */
 KAWS_API void
 kaws_close(kaws *ring)
@@ -15235,11 +18463,13 @@ kaws_close(kaws *ring)
         memset(&ring->settings, 0, sizeof ring->settings);
         kaws__creds_abandon(&ring->kms.creds);
         kaws__http_abandon(&ring->kms.http);
+        kaws__scout_abandon(&ring->scout);
     }
     hooks = ring->hooks;
+    kaws__scout_close(&ring->scout);
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
-    kaws__calls_close(&ring->kms);
+    kaws__op_close(&ring->kms);
     kaws__buf_free(&ring->strings);
     kaws__thread_turn_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
@@ -15247,31 +18477,14 @@ kaws_close(kaws *ring)
 }
 
 
-/* As whom, and where, the ring asks AWS KMS. Returns the end of the access key
- * id for a log. */
-static const char *
-kaws__ring_identity(kaws *r, kaws_identity *out)
-{
-    kaws__choice now;
-
-    (void)kaws__trust_choice(&r->kms.trust, NULL, NULL, &now, NULL);
-    memcpy(out->region, now.target.key_id[0] != '\0' ? now.target.region
-           : now.region, sizeof out->region);
-    kaws__arn_url(out->endpoint, sizeof out->endpoint, "kms", r->kms.endpoint,
-                  out->region);
-    kaws__trust_own(&r->kms.trust, out->account);
-    return kaws__creds_tell(&r->kms.creds, out);
-}
-
-
 /* Logs one line with all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
-    kaws__calls *k = &r->kms;
+    kaws__shared *k = &r->kms;
     const char *key = k->trust.now.target.key_id;     /* no other thread yet  */
     kaws_identity who;
-    const char *ends = kaws__ring_identity(r, &who);
+    const char *ends = kaws__op_identity(&r->kms, &who);
     char state[80], accounts[256];
 
     kaws__err_log(&r->hooks, KAWS__LOG_OPENED, r->vault.file.shown,
@@ -15310,11 +18523,11 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     r->pid = kaws__sys_pid();
     kaws__buf_init(&r->strings, &r->hooks);
     if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
-        KAWS_OK &&
+        (status = kaws__op_open(&r->kms, &r->hooks, &config, err)) == KAWS_OK &&
+        (status = kaws__scout_open(&r->scout, &r->kms, err)) == KAWS_OK &&
         (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
                                     config.rewrap_parallel, err)) == KAWS_OK) {
-        kaws__calls_files(&r->kms, &config);
+        kaws__op_files(&r->kms, &config);
         status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
                                   err);
     }
@@ -15324,7 +18537,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     }
     if (config.data_file != NULL)
         kaws__ring_announce(r);
-    kaws__ring_doubt(r);
+    kaws__op_doubt(&r->kms);
     r->kms.shield = &r->vault.shield;
     kaws__shield_set(&r->vault.shield, config.cache_seconds);
     *ring = r;
@@ -15344,7 +18557,7 @@ kaws_check(kaws *ring, kaws_error *error)
     kaws__op op;
 
     if (err->status == KAWS_OK) {
-        op = kaws__calls_op(&ring->kms, err);
+        op = kaws__op_begin(&ring->kms, err);
         (void)kaws__kms_probe(&op, 1, &sealed);
     }
     return kaws__ring_leave(&door, err->status);
@@ -15373,7 +18586,7 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                                  "digits, - and _");
         return;
     }
-    op = kaws__calls_op(&ring->kms, err);
+    op = kaws__op_begin(&ring->kms, err);
     if (kaws__kms_has_key(&op) == KAWS_OK &&
         kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err) == KAWS_OK &&
         kaws__kms_seal(&op, &key.bound.context, plain, NULL,
@@ -15456,7 +18669,7 @@ static int
 kaws__ring_wait(kaws *ring, kaws__op *op, const kaws__wanted *w)
 {
     const kaws_hooks *hooks = &ring->hooks;
-    int left = kaws__calls_left_ms(op);
+    int left = kaws__op_left_ms(op);
 
     if (kaws__thread_pause(hooks, &op->cancel, 0)) {
         (void)kaws__err_cancelled(op->err, "another thread");
@@ -15497,14 +18710,15 @@ kaws__ring_fetch(kaws *ring, kaws__copy *copy, kaws_key *key, kaws_error *err)
     if (copy->id != 0 &&
         (todo = kaws__shield_ask(shield, &w, err)) == KAWS__HAVE)
         return;
-    op = kaws__calls_op(&ring->kms, err);
+    op = kaws__op_begin(&ring->kms, err);
     op.entry = 1;
     while (todo == KAWS__WAIT && kaws__ring_wait(ring, &op, &w))
         todo = kaws__shield_ask(shield, &w, err);
     if (todo == KAWS__LEAD || todo == KAWS__ALONE)
         kaws__ring_open_blob(ring, &op, copy, key);
     gave_up = err->status == KAWS_CANCELLED || err->status == KAWS_MEMORY ||
-              (err->status != KAWS_OK && kaws__calls_left_ms(&op) == 0);
+              (err->status != KAWS_OK &&
+               (op.late || kaws__op_left_ms(&op) == 0));
     kaws__shield_end(shield, &w, todo == KAWS__LEAD, gave_up, err);
 }
 
@@ -15640,7 +18854,7 @@ static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
-    kaws__op op = kaws__calls_op(&ring->kms, err);
+    kaws__op op = kaws__op_begin(&ring->kms, err);
     kaws__target there = choice->target;
     int another = strcmp(now->target.key_id, there.key_id) != 0;
     int moves = strcmp(now->region, choice->region) != 0;
@@ -15653,6 +18867,9 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
         status = kaws__kms_may_use(&op, there.key_id);
     op.target = there;
     op.trial = choice->arn;
+    op.at_home = 1;
+    if (status == KAWS_OK)
+        status = kaws__regions_suit(&ring->kms.regions, there.key_id, err);
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
@@ -15697,6 +18914,9 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         if (status == KAWS_OK && strcmp(choice.region, now.region) != 0 &&
             !kaws__arn_is_known(choice.region))
             kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, choice.region);
+        if (status == KAWS_OK)
+            kaws__hosts_doubt(&ring->kms.hosts, &ring->hooks, "kms",
+                              kaws__trust_region(&choice));
         if (status == KAWS_OK &&
             (status = kaws__ring_judge(ring, &now, &choice, err)) != KAWS_OK)
             kaws__trust_untry(&ring->kms.trust, &choice);
@@ -15758,6 +18978,8 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
     if (err->status == KAWS_OK &&
         kaws__trust_choice(&ring->kms.trust, kms_key_id, region, &choice,
                            err) == KAWS_OK &&
+        kaws__regions_suit(&ring->kms.regions, choice.target.key_id, err) ==
+        KAWS_OK &&
         kms_key_id != NULL && kaws__arn_parse(kaws__buf_of(kms_key_id), &arn))
         (void)kaws__trust_check(&ring->kms.trust, kms_key_id, KAWS__TO_SEAL,
                                 err);
@@ -15772,8 +18994,7 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
     kaws__door door;
 
     if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
-        kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
-                                 timeout_ms);
+        kaws__op_set_timeouts(&ring->kms, connect_timeout_ms, timeout_ms);
     KAWS__CANCEL_BACK(door.cancel);
 }
 
@@ -15799,8 +19020,8 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     kaws__op op;
 
     if (err->status == KAWS_OK) {
-        op = kaws__calls_op(&ring->kms, err);
-        (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+        op = kaws__op_begin(&ring->kms, err);
+        (void)kaws__op_creds(&op, KAWS__TO_RENEW, op.target.region);
         kaws__shield_part(&ring->vault.shield);
     }
     return kaws__ring_leave(&door, err->status);
@@ -15819,9 +19040,9 @@ kaws_whoami(kaws *ring, kaws_identity *out, kaws_error *error)
         memset(out, 0, sizeof *out);
     if (err->status != KAWS_OK || out == NULL)
         return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
-    op = kaws__calls_op(&ring->kms, err);
-    (void)kaws__calls_creds(&op, KAWS__TO_TELL);
-    (void)kaws__ring_identity(ring, out);
+    op = kaws__op_begin(&ring->kms, err);
+    (void)kaws__op_creds(&op, KAWS__TO_TELL, op.target.region);
+    (void)kaws__op_identity(&ring->kms, out);
     return kaws__ring_leave(&door, err->status);
 }
 
@@ -15875,7 +19096,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
         return;
     memset(stats, 0, sizeof *stats);
     if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK) {
-        kaws__calls_stats(&ring->kms, stats);
+        kaws__op_stats(&ring->kms, stats);
         kaws__vault_stats(&ring->vault, stats);
         kaws__rewrap_stats(&ring->rewrap, stats);
     }
@@ -15923,7 +19144,7 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         return kaws__ring_refuse(&door, err, most == KAWS_PLAIN_MAX
                                  ? "AWS KMS seals 1 to 4096 bytes here"
                                  : "AWS KMS seals 1 to 1024 bytes here");
-    op = kaws__calls_op(&ring->kms, err);
+    op = kaws__op_begin(&ring->kms, err);
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
     if (kaws__bind_context_ok(ctx, err) != KAWS_OK ||
@@ -16009,7 +19230,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         plain_len == NULL)
         return kaws__ring_refuse(&door, err, "ring, in, plain and plain_len "
                                  "must not be NULL");
-    op = kaws__calls_op(&ring->kms, err);
+    op = kaws__op_begin(&ring->kms, err);
     if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
         kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
         len > room)
@@ -16040,7 +19261,8 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (err->status != KAWS_OK || in == NULL || out == NULL)
         return kaws__ring_refuse(&door, err, "ring, in and out must not be "
                                  "NULL");
-    op = kaws__calls_op(&ring->kms, err);
+    op = kaws__op_begin(&ring->kms, err);
+    op.at_home = 1;                       /* KMS re-encrypts in one region    */
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
         (void)kaws__err_memory(err, "re-encrypting");

@@ -145,25 +145,36 @@ look_at_lines(kaws_bytes text, const kaws_bytes part[3])
 }
 
 
-/* Parses the file; returns NULL, or what is wrong with it. */
+static const char *form;          /* what the last text has to hold           */
+
+
+/* Parses the file, of either form; returns NULL, or what is wrong with it. The
+ * parts are good until the next call. */
 static const char *
 try_text(kaws_bytes text, kaws_bytes part[3])
 {
-    kaws_bytes copy = { fuzz_copy(text), text.len };
+    static uint8_t kept[3][4096];
     static kaws__conf conf;
-    const char *wrong = kaws__sources_parse(&conf, copy, part);
+    uint8_t *const copy = fuzz_copy(text);
+    const kaws_bytes view = { copy, text.len };
+    const char *wrong;
     int i;
 
+    form = kaws__sources_form;
+    wrong = kaws__sources_text(&conf, copy, text.len, part, &form);
     HOLDS(strlen(wrong) < sizeof conf.wrong - 1);
     if (*wrong == '\0') {
         HOLDS(part[0].len > 0 && part[0].len <= 128);
         HOLDS(part[1].len > 0 && part[1].len <= 256 && part[2].len <= 4096);
-        look_at_lines(copy, part);
-        for (i = 0; i < 3; i++)           /* they are used with the text      */
+        if (form == kaws__sources_form)
+            look_at_lines(view, part);
+        for (i = 0; i < 3; i++) {
             if (part[i].len > 0)
-                part[i].at = text.at + (part[i].at - copy.at);
+                memcpy(kept[i], part[i].at, part[i].len);
+            part[i].at = part[i].len > 0 ? kept[i] : NULL;
+        }
     }
-    free((void *)(uintptr_t)copy.at);
+    free(copy);
     return *wrong == '\0' ? NULL : wrong;
 }
 
@@ -274,10 +285,9 @@ look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
     wrong = text.len == 0 ? "it is empty" :
             text.len >= sizeof zeros ? "it is longer than 6143 bytes"
                                      : try_text(text, part);
-    (void)snprintf(want, sizeof want, "the conf file %s: %s; the file has to "
-                   "hold the access key id, the secret access key and, if "
-                   "there is one, the session token, each on its own line",
-                   path, wrong);
+    (void)snprintf(want, sizeof want, "the conf file %s: %s; %s", path, wrong,
+                   text.len == 0 || text.len >= sizeof zeros
+                   ? kaws__sources_form : form);
     HOLDS(strcmp(err->text, want) == 0);
 }
 

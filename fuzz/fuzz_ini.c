@@ -174,7 +174,7 @@ try_way(kaws_bytes in)
             values[i][n] = (uint8_t)letters[value[i].at[n] & 63];
         value[i] = (kaws_bytes){ values[i], n };
         put(&out, way & 64 ? "s3 =\n  aws_session_token = NO\n" : "");
-        put(&out, kaws__native_names[way & 128 ? 2 - i : i]);
+        put(&out, kaws__profile_names[way & 128 ? 2 - i : i]);
         put(&out, way & 256 ? "=" : " \t= ");
         kaws__buf_put(&out, values[i], n);
         put(&out, end);
@@ -184,7 +184,7 @@ try_way(kaws_bytes in)
     if (out.failed)
         return;
     memset(want, 0, sizeof want);
-    HOLDS(kaws__native_parse(kaws__buf_view(&out), file, p, want, &known,
+    HOLDS(kaws__profile_parse(kaws__buf_view(&out), file, p, want, &known,
                              &line) == NULL && known);
     for (i = 0; i < 3; i++)
         HOLDS(kaws__buf_same(want[way & 128 ? 2 - i : i], value[i]));
@@ -204,7 +204,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         compare(text);
     for (file = 0; file < 2; file++) {
         memset(want, 0, sizeof want);
-        (void)kaws__native_parse(text, file, kaws__buf_of("default"), want,
+        (void)kaws__profile_parse(text, file, kaws__buf_of("default"), want,
                                  &known, &line);
         for (i = 0; i < KAWS__PROPERTIES; i++)
             HOLDS(want[i].len == 0 ||

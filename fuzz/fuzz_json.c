@@ -20,6 +20,7 @@ want(kaws__member members[WANTED], judge *j)
     size_t i;
 
     memset(j, 0, sizeof *j);
+    memset(members, 0, WANTED * sizeof *members);
     for (i = 0; i < WANTED; i++)
         members[i].name = j->want[i] = wanted[i];
 }

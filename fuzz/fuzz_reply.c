@@ -8,7 +8,8 @@
  *         build/fuzz/fuzz_reply -max_len=1500 -dict=fuzz/reply.dict \
  *         build/fuzz/corpus/reply fuzz/corpus/reply
  *
- * The input says which function is called, and how the ring is set up. It also
+ * The input says which function is called, how the ring is set up, and whether
+ * time alone bounds the attempts that KMS throttles (`timed`). It also
  * has the HTTP status, the header lines (up to a NUL) and the body of up to
  * three replies:
  *
@@ -45,7 +46,8 @@ enum { GENERATE, STORE, FETCH, DATA_KEY, DATA_KEY_SEALED, ENCRYPT, DECRYPT,
        REENCRYPT, CHECK, ROTATE, REWRAP, USE_KEY, USE_REGION, REENCRYPT_SAME,
        CALLS };
 
-enum { MOST = 80 };               /* requests of one call                     */
+enum { MOST = 80,                 /* requests of one call                     */
+       MOST_TIMED = 400 };        /* if time alone bounds what is throttled   */
 
 /* The key that is stored, and the one that a blob of FAKE_EAST opens to. */
 #define MINE    "a key of my own"
@@ -61,7 +63,7 @@ typedef struct reply {
 
 typedef struct heard {            /* the request ids of the replies so far    */
     int  count;
-    char ids[MOST][128];          /* "us-east-1 1234"                         */
+    char ids[MOST_TIMED][128];    /* "us-east-1 1234"                         */
 } heard;
 
 static struct fake fake;
@@ -69,7 +71,7 @@ static disk_image  filled;        /* a keyring with the key "a", of 32 bytes  */
 static kaws_sealed given;         /* a blob, for those who want one           */
 static reply       replies[3];    /* the first, the later ones, the proofs    */
 static unsigned    spoiled;       /* which proofs: a bit each, the last: more */
-static int         how, the_call, rotations, told_secret;
+static int         how, the_call, timed, rotations, told_secret;
 
 
 /* ---- what is in a reply ------------------------------------------------ */
@@ -132,7 +134,7 @@ error_type(const reply *r, char out[80])
     size_t i;
 
     out[0] = '\0';
-    if (!weigh(&x, r->body, SAYS) || x.j.found[0].at == NULL)
+    if (r->endless || !weigh(&x, r->body, SAYS) || x.j.found[0].at == NULL)
         return;
     whole = type = fuzz_until(&x.j.found[0], ':');
     for (i = 0; i < whole.len; i++)
@@ -250,7 +252,7 @@ heard_again(heard *h, const char *from, const reply *r, int n)
     for (i = 0; i < (size_t)h->count; i++)
         if (len > before && strcmp(h->ids[i], id) == 0)
             return 1;
-    HOLDS(h->count < MOST);
+    HOLDS(h->count < MOST_TIMED);
     memcpy(h->ids[h->count++], id, sizeof id);
     return 0;
 }
@@ -431,7 +433,7 @@ config(void)
     cfg.data_file = "/disk/data";
     cfg.conf_file = "/disk/conf";
     cfg.rewrap_parallel = 1;
-    cfg.max_attempts = 3;         /* else time bounds what is throttled       */
+    cfg.max_attempts = timed ? 0 : 3;
     cfg.region = region();
     if (how & ALIAS)
         cfg.kms_key_id = "alias/app";
@@ -508,7 +510,7 @@ hear(worth *x, const reply *r, const char *from, int kind, int *then)
     if (heard_again(&m.heard, from, r, m.requests))
         return KAWS_REPLY;
     *then = 0;
-    if (r->endless)
+    if (r->endless && r->http < 500)
         return KAWS_REPLY;
     if (r->http == 200)
         return wanted[kind][0] == NULL || weigh(x, r->body, kind)
@@ -532,10 +534,10 @@ static void
 wait_for(const reply *r, int then, int attempt)
 {
     int base = (then & SLOWER ? 1000 : 50) * attempt, most = base;
+    int asked = r->head.retry_after_ms, own = asked < base ? asked : base;
 
-    if (r->head.retry_after_ms > base)
-        most = r->head.retry_after_ms < base + 5000 ? r->head.retry_after_ms
-                                                    : base + 5000;
+    if (asked > 0 && own + (asked < 5000 ? asked : 5000) > base)
+        most = own + (asked < 5000 ? asked : 5000);
     m.waited_ms += most;
     m.unsure |= m.waited_ms >= 10000;
 }
@@ -567,6 +569,10 @@ ask(worth *x, const char *from, int kind)
         vain &= status == KAWS_NETWORK ||
                 (status == KAWS_SERVICE && r->http >= 500 &&
                  !(then & ALIVE));
+        if (timed && (then & SLOWER)) {   /* who knows how often?             */
+            m.unsure = 1;
+            return status;
+        }
         if (!(then & (LATER | SLOWER)) || attempt == 3) {
             m.out = vain;
             return status;
@@ -992,7 +998,8 @@ check_after(kaws *ring, kaws_status status, const kaws__target *target,
     int64_t took = fake.now_ms - fake.set_ms - 1795000000000;
     int steps = the_call == ROTATE ? 4 : the_call == REWRAP ? 3 : 1;
 
-    HOLDS(took >= 0 && took <= steps * 10000 && seen.requests <= MOST);
+    HOLDS(took >= 0 && took <= steps * 10000 &&
+          seen.requests <= (timed ? MOST_TIMED : MOST));
     HOLDS(rotations <= 1 || status == KAWS_THROTTLED);
     if (status != KAWS_OK || (the_call != GENERATE && the_call != STORE &&
                               the_call != REWRAP))
@@ -1090,7 +1097,8 @@ read_headers(kaws_bytes lines, kaws_reply *head)
 {
     kaws_header etag = { .name = "ETag" };
     const kaws_bytes all = lines;
-    kaws__transfer t = { .r = head };
+    kaws__conn kept = { .told = 1 };      /* the log knows its TLS            */
+    kaws__transfer t = { .r = head, .conn = &kept };
 
     memset(head, 0, sizeof *head);
     head->retry_after_ms = -1;
@@ -1135,7 +1143,9 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         begin();
     begun = 1;
     told_secret = memmem(data, size, FAKE_SECRET, strlen(FAKE_SECRET)) != NULL;
-    the_call = (int)(fuzz_number(&in, 1) % CALLS);
+    the_call = (int)fuzz_number(&in, 1);
+    timed = the_call >= 10 * CALLS;
+    the_call %= CALLS;
     how = (int)fuzz_number(&in, 1);
     http = (int)fuzz_number(&in, 1);
     replies[0].http = http < 128 ? 200 : statuses[http % 8];

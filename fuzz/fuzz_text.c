@@ -188,6 +188,73 @@ try_settings(kaws_bytes in)
 }
 
 
+/* What was read of a list of failover regions is well formed, and reads the
+ * same if it is written again. */
+static void
+try_regions(kaws_bytes in)
+{
+    char text[640], again[2048];
+    kaws__regions r, same;
+    kaws_error err;
+    int i, k, n = 0;
+
+    if (!kaws__buf_copy_text(text, sizeof text, in))
+        return;
+    kaws__err_clear(&err);
+    if (kaws__regions_open(&r, text, "us-east-1", &err) != KAWS_OK) {
+        HOLDS(err.status == KAWS_CONFIG && err.text[0] != '\0');
+        HOLDS(!matches(in, "^[ \t]*(eu-west-1[ \t]*(,[ \t]*us-east-2[ \t]*)?)?"
+                       ",?[ \t]*$") || matches(in, "^[ \t]*,"));
+        return;
+    }
+    again[0] = '\0';
+    for (i = 0; i < r.count; i++) {
+        const char *url = r.to[i].endpoint;
+        HOLDS(matches(kaws__buf_of(r.to[i].region),
+                      "^[a-z]+(-[a-z]+)+-[0-9]{1,2}$"));
+        HOLDS(strncmp(r.to[i].region, "cn-", 3) != 0);
+        HOLDS(url[0] == '\0' || kaws__arn_endpoint_ok(url));
+        HOLDS(strstr(text, r.to[i].region) != NULL && strstr(text, url));
+        for (k = 0; k < i; k++)
+            HOLDS(strcmp(r.to[k].region, r.to[i].region) != 0);
+        n += snprintf(again + n, sizeof again - (size_t)n, "%s%s%s%s",
+                      i > 0 ? "," : "", r.to[i].region, url[0] != '\0' ? "="
+                      : "", url);
+    }
+    HOLDS(r.count <= 8 && err.status == KAWS_OK);
+    HOLDS(kaws__regions_open(&same, again, "us-east-1", &err) == KAWS_OK);
+    HOLDS(same.count == r.count);
+    for (i = 0; i < r.count; i++)
+        HOLDS(strcmp(same.to[i].region, r.to[i].region) == 0 &&
+              strcmp(same.to[i].endpoint, r.to[i].endpoint) == 0);
+}
+
+
+/* The name of a multi-region key that is moved to another region, and back, is
+ * the same; and there it is related to itself. */
+static void
+try_move(kaws_bytes in)
+{
+    char text[640], region[40] = "";
+    kaws__target there, back;
+    kaws__arn arn;
+
+    if (!kaws__buf_copy_text(text, sizeof text, in) || in.len > 230 ||
+        !kaws__arn_is_multi(text))
+        return;
+    HOLDS(strstr(text, "mrk-") != NULL);
+    if (kaws__arn_parse(in, &arn))
+        HOLDS(kaws__buf_copy_text(region, sizeof region, arn.region));
+    kaws__arn_move(&there, text, "ap-northeast-1");
+    kaws__arn_move(&back, there.key_id, region);
+    HOLDS(strcmp(back.key_id, text) == 0);
+    if (region[0] != '\0' && kaws__arn_partition(region) ==
+                             kaws__arn_partition("us-east-1"))
+        HOLDS(kaws__arn_unrelated(text, kaws__buf_of(there.key_id),
+                                  "ap-northeast-1") == NULL);
+}
+
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -202,6 +269,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_http_date(start);
     try_names(in);
     try_settings(in);
+    try_regions(in);
+    try_move(in);
     HOLDS(kaws__text_is_utf8(in) == judge_is_utf8(in));
     return 0;
 }

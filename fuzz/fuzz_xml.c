@@ -1,8 +1,7 @@
 /* Room xml: any text, and credentials that are written down as STS does.
  *
- * What is found in any text lies in it, is the text of a leaf, and is found
- * again in what remains of the text. A text that was refused is refused where
- * the fault is.
+ * What is found in any text lies in it, behind a tag. So does the place where a
+ * text is refused.
  *
  * The input is also taken for values, and a way to write them: they are found
  * as they were, to the byte.

@@ -1,20 +1,23 @@
 /* judge.h - a second JSON reader, plain and slow, to compare with room json
  *
  * It reads RFC 8259 recursively. Like room json it also asks for UTF-8, whole
- * surrogate pairs, and at most 64 levels; a wanted member must be a string and
- * come once. It shares no code with room json.
+ * surrogate pairs, and at most 64 levels; a wanted member must be of its kind,
+ * and come once. It shares no code with room json.
  */
 
 #if !defined(KAWS_JUDGE_H)
 #define KAWS_JUDGE_H
 
 enum { JUDGE_DEPTH = 64, JUDGE_WANTED = 8 };
+enum { JUDGE_STRING, JUDGE_OR_NULL, JUDGE_IF_STRING, JUDGE_AS_WRITTEN };
+                                  /* kinds: see kaws__member                  */
 
 typedef struct judge {
     const uint8_t *at, *end;
     uint8_t    *text;             /* strings, decoded, one behind the other   */
     kaws_bytes  last;             /* the last one of them                     */
     const char *want[JUDGE_WANTED];
+    int         kind[JUDGE_WANTED];
     kaws_bytes  found[JUDGE_WANTED];      /* .at is NULL: not there           */
 } judge;
 
@@ -245,6 +248,7 @@ judge_value(judge *j, int depth)
 FUZZ int
 judge_member(judge *j)
 {
+    const uint8_t *from;
     size_t i;
 
     if (!judge_string(j) || !judge_is(j, ':'))
@@ -252,9 +256,22 @@ judge_member(judge *j)
     for (i = 0; i < JUDGE_WANTED && j->want[i] != NULL; i++) {
         if (!kaws__buf_same(j->last, kaws__buf_of(j->want[i])))
             continue;
-        if (j->found[i].at != NULL || !judge_string(j))
+        (void)judge_is(j, -1);
+        from = j->at;
+        if (j->found[i].at != NULL || from == j->end)
+            return 0;
+        if ((j->kind[i] == JUDGE_OR_NULL && *from == 'n') ||
+            (j->kind[i] == JUDGE_IF_STRING && *from != '"'))
+            return judge_value(j, 0);
+        if (j->kind[i] != JUDGE_AS_WRITTEN && !judge_string(j))
             return 0;
         j->found[i] = j->last;
+        if (j->kind[i] != JUDGE_AS_WRITTEN)
+            return 1;
+        j->found[i].at = from;
+        if (!judge_value(j, 0))
+            return 0;
+        j->found[i].len = (size_t)(j->at - from);
         return 1;
     }
     return judge_value(j, 0);

@@ -22,21 +22,21 @@ import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEADER, PLUGIN = "keyring_aws.h", "keyring_aws_plugin.c"
-OS_ROOMS = "lobby sys thread disk".split()      # where #if may choose between systems
+OS_ROOMS = "lobby sys thread disk child".split()      # where #if may choose between systems
 MUST = {HEADER, PLUGIN, "amalgamate.py", "tests", "Makefile", "README.md", "LICENSE"}
 MAY = {"fuzz", ".ci", ".clang-format", ".gitignore"}
 PLUGIN_SYMBOLS = {
     "_mysql_plugin_interface_version_", "_mysql_sizeof_struct_st_plugin_",
     "_mysql_plugin_declarations_", "my_plugin_log_service", "mysql_malloc_service",
-    "thd_alloc_service", "mysql_parser_service", "security_context_service",
+    "thd_alloc_service", "mysql_parser_service", "security_context_service", "list_components",
     *(f"keyring_aws_{what}{step}" for what in ("rotate_cmk", "rotate_keys", "rotate_cms", "refresh")
       for step in ("", "_init", "_deinit"))}
 LENGTH, MOSTLY = 60, 50     # lines of a function: every one, and nine of ten
-ROOM_MAX, CODE_MAX = 1000, 10918     # lines of a room; lines of the header that are code
+ROOM_MAX, CODE_MAX = 1000, 13170     # lines of a room; lines of the header that are code
 WORDS = (                   # not to be used in the product's prose, and the word to use instead
-    (r"aim(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
-    (r"(un)?anchor(?!s from file)\w*", "trusted account"), (r"grant\w*", "answer, success"),
-    (r"rins\w*", "wipe"), (r"wish\w*", "wanted setting"),
+    (r"aim(?!s at)\w*", "KMS key"),
+    (r"(un)?(?<!trust[-_ ])anchor\w*", "trusted account"),
+    (r"grant\w*", "answer, success"), (r"rins\w*", "wipe"), (r"wish\w*", "wanted setting"),
     ("ticks?", "milliseconds, or the clock's resolution"), ("spell(s|ed)?", "write, form"),
     ("cells?", "committed length"), ("former li(fe|ves)", "earlier process"),
     ("whoever", "a process that, anyone who"), ("noted", "logged"), ("anew", "again"),
@@ -551,8 +551,8 @@ def top_level(tree):
 
 @rule("Makefile")
 def makefile(source):
-    if len(source.lines) > 120:
-        yield 121, f"{len(source.lines) - 1} lines", "keep it under 120"
+    if len(source.lines) > 130:
+        yield 131, f"{len(source.lines) - 1} lines", "keep it under 130"
 
 
 @rule("")

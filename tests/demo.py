@@ -8,6 +8,8 @@ signature.  Nothing is left running.  The exit status is 0 only if every promise
 
 import contextlib
 import hashlib
+import json
+import re
 import signal
 import struct
 import sys
@@ -258,6 +260,99 @@ def opened(kms, file: DataFile) -> list[bytes]:
             for each in file.entries]
 
 
+def show_role(show: Show, kms, cloud, conf: Path, restart) -> None:
+    from kms_emulator import ACCESS_KEY_ID, SECRET
+    show.title("A role instead of the conf file: the credentials of an EC2 instance")
+    conf.unlink()
+    kms.remove_user(ACCESS_KEY_ID)
+    show.tell("(the conf file is deleted, and KMS refuses what was in it; the server is shut down,"
+              " and started\n again on an emulated EC2 instance with a role: keyring_aws_auth ="
+              " native)\n")
+    before = kms.count()
+    restart()
+    show.promise(len(show.sql("SELECT * FROM demo.sealed")) == 2, "the encrypted table is read")
+    said = re.search(r"\[KAWS-165\] (.*)'", show.db.log())
+    show.tell(f"\nThe error log says: {said and said[0][:-1]}")
+    show.promise(said and "come from the instance (EC2);" in said[1] and " app-role," in said[1]
+                 and f"ends in {cloud.given[0][-4:]}," in said[1], "it names the role")
+    first = kms.users[cloud.given[-1]]
+    time.sleep(max(0, first.token_expires - time.time()))
+    show.tell("\n(now these credentials have expired)\n")
+    show.promise(show.one("SELECT keyring_key_fetch('MySecret')") == TEXT,
+                 "a key is fetched all the same")
+    asked = kms.log()["requests"][before:]
+    show.promise(asked[-1]["access_key_id"] == cloud.given[-1] != first.access_key_id
+                 and {each["access_key_id"] for each in asked} <= {*cloud.given},
+                 "the plugin had new ones from the instance by then, and used no others")
+    secrets = [SECRET, *(each for user in map(kms.users.get, cloud.given)
+                         for each in (user.secret, user.token))]
+    files = [path.read_bytes() for path in show.db.folder.rglob("*") if path.is_file()]
+    show.promise(not any(secret.encode() in file for file in files for secret in secrets),
+                 f"no secret of theirs stands in any of the server's {len(files)} files")
+
+
+def show_second_region(show: Show, kms, other, restart) -> str:
+    """The ARN of the KMS key that the keys are sealed with from then on."""
+    from kms_emulator import ACCOUNT, MULTI_REGION_ID, REGION
+    show.title("A second region, while the KMS key's own is down")
+    arn = kms.add_key(REGION, ACCOUNT, MULTI_REGION_ID)
+    kms.replicate(arn, other.region)
+    show.tell(f"(KMS has a new multi-region key in {REGION}, and its replica in {other.region})\n")
+    show.sql(f"SET GLOBAL keyring_aws_cmk_id = '{arn}'")
+    show.promise(show.one("SELECT keyring_aws_rotate_keys()") == 1,
+                 "all keys are re-encrypted under the new KMS key")
+    show.tell("\n(the server is started again with keyring_aws_failover_regions ="
+              f" {other.region}; then KMS in {REGION} is stopped)\n")
+    restart(f"--keyring-aws-cmk-id={arn}",
+            f"--keyring-aws-failover-regions={other.region}={other.url}")
+    kms.stop()
+    show.promise(show.one("SELECT keyring_key_fetch('MySecret')") == TEXT, "a key is fetched")
+    show.sql("CREATE TABLE demo.away (id INT) ENCRYPTION = 'Y'")
+    rows = dict(show.sql("SHOW STATUS LIKE 'Keyring\\_aws\\_failovers'"))
+    show.promise(0 < int(rows["Keyring_aws_failovers"]) <= other.count("Decrypt"),
+                 "the second region has answered")
+    kms.start()
+    asked, end = kms.count("Decrypt"), time.monotonic() + 8
+    while kms.count("Decrypt") == asked and time.monotonic() < end:
+        time.sleep(0.2)
+        show.db.sql("SELECT keyring_key_fetch('MySecret')")
+    said = re.findall(r"\[KAWS-17[01]\] (.*)'", show.db.log())
+    show.tell(f"\n(KMS in {REGION} is there again.) The error log says:\n"
+              + "\n".join(f"  {line.split(', which does')[0]}" for line in said))
+    show.promise(kms.count("Decrypt") > asked and len(said) == 2,
+                 "the plugin has gone back to it by itself")
+    return arn
+
+
+def show_component(show: Show, settings: dict[str, object], start, restart) -> None:
+    from versions import Expect
+    if not Expect(show.db.version).components or show.db.mysqld.script:
+        return                          # or nobody knows where a script's server looks
+    name = "component_keyring_aws"
+    show.title("The other door: the same file as a keyring component, with the same keys")
+    show.sql("INSERT INTO demo.away VALUES (1)")
+    show.tell("\n(the server is shut down, and started without early-plugin-load: its manifest"
+              f" mysqld.my names\n {name} now, and {name}.cnf has these settings)\n")
+    show.tell(json.dumps(settings, indent=2) + "\n")
+    start({name: settings})
+    rows = dict(show.sql("SELECT * FROM performance_schema.keyring_component_status"
+                         " WHERE status_key IN ('Component_status', 'Data_file', 'Keys')"))
+    entries = read_data_file(Path(settings["data_file"])).entries
+    show.promise((rows["Component_status"], rows["Keys"]) == ("Active", str(len(entries))),
+                 "the component is there, and has all keys of the plugin")
+    show.promise(show.sql("SELECT * FROM demo.sealed") == [(1, TEXT), (2, TEXT)]
+                 and show.sql("SELECT * FROM demo.away") == [(1,)], "the same tables can be read")
+    show.promise(show.one("SELECT keyring_key_fetch('MySecret')") == TEXT, "the key is the same")
+    show.promise(show.one("SELECT keyring_aws_rotate_keys()") == 1, "the functions work as before")
+    show.sql("CREATE TABLE demo.later (id INT) ENCRYPTION = 'Y'")
+    show.sql("INSERT INTO demo.later VALUES (7)")
+    show.tell("\n(and back: the manifest is taken away, and early-plugin-load is there again)\n")
+    restart()
+    show.promise(show.sql("SELECT * FROM demo.later") == [(7,)]
+                 and show.one("SELECT keyring_key_fetch('MySecret')") == TEXT,
+                 "the plugin reads what was written by the component")
+
+
 def show_kms(show: Show, kms) -> None:
     show.title("What KMS saw")
     calls = kms.log()["requests"]
@@ -267,7 +362,7 @@ def show_kms(show: Show, kms) -> None:
                  f"the signatures of all {len(calls)} requests hold")
 
 
-def tell_story(kms, db, certs) -> Show:
+def tell_story(kms, other, cloud, db, certs) -> Show:
     """Shows it all."""
     from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET
     conf, data = db.folder / "keyring_aws_conf", db.folder / "keyring" / "keyring_aws_data"
@@ -279,10 +374,24 @@ def tell_story(kms, db, certs) -> Show:
         f"--keyring-aws-{name.replace('_', '-')}={value}" for name, value in settings.items())]
     show = Show(db)
 
-    def restart() -> None:
+    def restart(*more: str, env: dict[str, str] | None = None) -> None:
         if db.stop() != 0:
             raise RuntimeError(f"the server does not end well:\n{db.log()}")
-        db.start(*options, "--keyring-aws-create=OFF")          # from the second start on
+        db.start(*options, "--keyring-aws-create=OFF", *more, env=env)      # from the second on
+
+    instance = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": cloud.url}
+    last: list[str] = []
+
+    def restart_on_ec2(*more: str) -> None:
+        db.components(None)
+        last[:] = more or last          # the settings that were changed since
+        restart("--keyring-aws-auth=native", "--log-error-verbosity=3", *last, env=instance)
+
+    def start_component(settings: dict[str, dict]) -> None:
+        if db.stop() != 0:
+            raise RuntimeError(f"the server does not end well:\n{db.log()}")
+        db.components(settings)
+        db.start(env=instance)
 
     version = ".".join(map(str, db.version))
     show.tell(f"MySQL {version} in {db.folder}, KMS (emulated) at {kms.url}; starting both ...")
@@ -294,6 +403,13 @@ def tell_story(kms, db, certs) -> Show:
     show_rotation(show, data)
     show_functions_run(show, kms, KEY_ARN, data)
     show_data_file(show, kms, data)
+    show_role(show, kms, cloud, conf, restart_on_ec2)
+    arn = show_second_region(show, kms, other, restart_on_ec2)
+    show_component(show, {
+        "cmk_id": arn, "data_file": str(data),
+        "aws_authentication": {"mode": "native", "region": "us-east-1"},
+        "keyring_aws": {"endpoint": kms.url, "ca_file": str(certs.ca), "create": False}},
+        start_component, restart_on_ec2)
     show_kms(show, kms)
     if db.stop() != 0:
         raise RuntimeError(f"the server does not end well:\n{db.log()}")
@@ -311,8 +427,11 @@ def main() -> int:
         tree()                          # before botocore is looked for, which may come from there
         from kms_emulator import Emulator
         certs = certificates()
-        with Emulator(certs.good.cert, certs.good.key) as kms, MySQL() as db:
-            show = tell_story(kms, db, certs)
+        with (Emulator(certs.good.cert, certs.good.key) as kms, kms.sister("eu-central-1") as other,
+              Emulator() as cloud, MySQL() as db):
+            cloud.users, cloud.life = kms.users, 3      # an instance: KMS knows what it gives
+            other.users = kms.users
+            show = tell_story(kms, other, cloud, db, certs)
     except ServerError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1

@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 from conftest import write_conf
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator
-from servers import certificates
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator, as_list
+from servers import Moto, certificates
+
+import botocore.session         # after its finder
 
 TOP = Path(__file__).resolve().parent.parent
 HEADER = (TOP / "keyring_aws.h").read_text()
 README = (TOP / "README.md").read_text()
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 REGION = "eu-west-1"
+SETTINGS_FILE = README.partition("\n## The settings file\n")[2].partition("\n## ")[0]
 
 
 @pytest.fixture
@@ -62,10 +65,52 @@ def test_the_first_example_of_the_header_works(tmp_path, kms, compiler):
     assert stat.S_IMODE(os.stat(tmp_path / "keys.kaws").st_mode) == 0o600
 
 
+def readme_blocks() -> list[tuple[str, str]]:
+    """The README's indented blocks, each with the heading that it stands below."""
+    found = re.findall(r"^##+ (.*)$|((?:^    .*\n|^\n(?=    ))+)", README, re.M)
+    head, blocks = "", []
+    for title, text in found:
+        head = title or head
+        if text.strip():
+            blocks.append((head, re.sub("(?m)^    ", "", text).strip("\n")))
+    return blocks
+
+
+def readme_policies() -> dict[tuple[str, bool], dict]:
+    """The README's policies, by heading, and whether they say who may use a role."""
+    found = [(head, json.loads(text)) for head, text in readme_blocks()
+             if text.startswith('{ "Version"')]
+    policies = {(head, "Principal" in policy["Statement"][0]): policy for head, policy in found}
+    assert len(policies) == len(found)
+    return policies
+
+
+def readme_my_cnf(section: str) -> str:
+    """The lines of my.cnf in a section: its own, or those that it says to take."""
+    text = re.search(rf"^### {re.escape(section)}\n(.*?)(?=^##)", README, re.M | re.S)[1]
+    own = [block for head, block in readme_blocks()
+           if head == section and block.startswith("[mysqld]")]
+    others = re.findall(r"(?<!\S)my\.cnf: as for \[(\w+)\]", text)
+    assert len(own) + len(others) == 1, section
+    return own[0] if own else readme_my_cnf(f"On {others[0]}")
+
+
+WORDS = {"ACCOUNT": ACCOUNT, "REGION": REGION, "NAMESPACE": "db", "SERVICE_ACCOUNT": "mysql",
+         "CLUSTER": "blue", "EXTERNAL_ID": "x7Qm2", "ID": "0A1B", "HOSTNAME": "db1.example.com",
+         "TRUST_ANCHOR_ARN": f"arn:aws:rolesanywhere:{REGION}:{ACCOUNT}:trust-anchor/0A1B"}
+
+
+def filled_in(what: object, **words: str) -> str:
+    """A policy, or text, with the README's words in capitals replaced."""
+    text = what if isinstance(what, str) else json.dumps(what)
+    words = WORDS | words
+    return re.sub(rf"\b(?:{'|'.join(words)})\b", lambda word: words[word[0]], text)
+
+
 def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
     """With the README's policy everything works. Without one of its actions, something fails."""
-    text = re.search(r'^    \{ "Version".*?\] \}$', README, re.M | re.S).group()
-    policy = json.loads(text.replace("KEY", kms.arn))
+    policy = readme_policies()["The least that AWS must allow", False]
+    policy = json.loads(filled_in(policy, KEY=kms.arn))
     program = build_example(tmp_path, kms, "gcc",
                             header_example().replace("alias/app", kms.arn))
 
@@ -87,6 +132,102 @@ def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
             del less["Statement"][place]
         done = works(less)
         assert done.returncode == 1 and "AccessDeniedException" in done.stderr, action
+
+
+ASSUME = ["sts:AssumeRole"]
+OIDC = "oidc.eks.REGION.amazonaws.com/id/ID"
+POLICIES = {    # of each statement: the actions, for whom or on what, and under which conditions
+    ("On EC2", True): [(ASSUME, {"Service": "ec2.amazonaws.com"}, {})],
+    ("On ECS", True): [(ASSUME, {"Service": "ecs-tasks.amazonaws.com"}, {
+        "ArnLike aws:SourceArn": "arn:aws:ecs:REGION:ACCOUNT:*",
+        "StringEquals aws:SourceAccount": "ACCOUNT"})],
+    ("On EKS with Pod Identity", True): [
+        ([*ASSUME, "sts:TagSession"], {"Service": "pods.eks.amazonaws.com"}, {
+            "StringEquals aws:RequestTag/eks-cluster-name": "CLUSTER",
+            "StringEquals aws:RequestTag/kubernetes-namespace": "NAMESPACE",
+            "StringEquals aws:RequestTag/kubernetes-service-account": "SERVICE_ACCOUNT"})],
+    ("On EKS with IRSA", True): [
+        (["sts:AssumeRoleWithWebIdentity"], {
+            "Federated": f"arn:aws:iam::ACCOUNT:oidc-provider/{OIDC}"}, {
+            f"StringEquals {OIDC}:aud": "sts.amazonaws.com",
+            f"StringEquals {OIDC}:sub": "system:serviceaccount:NAMESPACE:SERVICE_ACCOUNT"})],
+    ("SSO, aws login, IAM Roles Anywhere", True): [
+        ([*ASSUME, "sts:TagSession", "sts:SetSourceIdentity"], {
+            "Service": "rolesanywhere.amazonaws.com"}, {
+            "ArnEquals aws:SourceArn": "TRUST_ANCHOR_ARN",
+            "StringEquals aws:PrincipalTag/x509Subject/CN": "HOSTNAME"})],
+    ("A role in another account", True): [
+        (ASSUME, {"AWS": "arn:aws:iam::111122223333:role/mysql"}, {
+            "StringEquals sts:ExternalId": "EXTERNAL_ID"})],
+    ("A role in another account", False): [
+        (ASSUME, "arn:aws:iam::444455556666:role/keyring", {})],
+    ("The least that AWS must allow", False): [
+        ([f"kms:{each}" for each in ("GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt",
+                                     "ReEncryptFrom", "ReEncryptTo")], "KEY", {
+            "StringEquals kms:EncryptionContext:app": "keyring_aws"}),
+        (["kms:RotateKeyOnDemand"], "KEY", {})],
+    ("A second region", False): [
+        ([f"kms:{each}" for each in ("GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt",
+                                     "ReEncryptFrom", "ReEncryptTo")], "KEY", {
+            "StringEquals kms:EncryptionContext:app": "keyring_aws"}),
+        ([f"kms:{each}" for each in ("GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt")],
+         "REPLICA", {"StringEquals kms:EncryptionContext:app": "keyring_aws"}),
+        (["kms:RotateKeyOnDemand"], "KEY", {})],
+}
+
+
+def test_each_policy_of_the_readme_allows_just_what_is_needed():
+    """AWS's own documentation says what a trust policy needs."""
+    def read(statement: dict) -> tuple:
+        wanted = {"Effect", "Action", "Condition", "Principal", "Resource"}
+        assert set(statement) <= wanted and statement["Effect"] == "Allow", statement
+        assert ("Principal" in statement) != ("Resource" in statement)
+        conditions = {f"{test} {name}": value for test, values in
+                      statement.get("Condition", {}).items() for name, value in values.items()}
+        return (as_list(statement["Action"]), statement.get("Principal", statement.get("Resource")),
+                conditions)
+
+    policies = readme_policies()
+    assert all(policy["Version"] == "2012-10-17" for policy in policies.values())
+    assert {key: list(map(read, policy["Statement"])) for key, policy in policies.items()
+            } == POLICIES
+
+
+def test_moto_takes_the_policies_of_the_readme():
+    """It checks what AWS's grammar says of them, as it then refuses each with a mistake in it."""
+    certs = certificates()
+    with Moto(tls=certs.good) as moto:
+        session = botocore.session.Session()
+        session.set_credentials(moto.access_key_id, moto.secret)
+        iam = session.create_client("iam", "us-east-1", endpoint_url=moto.url,
+                                    verify=str(certs.ca))
+        iam.create_role(RoleName="mysql", AssumeRolePolicyDocument="{}")
+        for (_, trust), policy in readme_policies().items():
+            text = filled_in(policy, KEY=moto.key_arn, REPLICA=moto.key_arn)
+            put_policy(iam, text, trust)
+            for right in ("2012-10-17", "Allow", "Action", "sts:" if trust else "Resource"):
+                assert f'"{right}' in text
+                with pytest.raises(botocore.exceptions.ClientError, match="MalformedPolicyDocum"):
+                    put_policy(iam, text.replace(f'"{right}', '"Wrong'), trust)
+
+
+def put_policy(iam, text: str, trust: bool) -> None:
+    if trust:
+        iam.update_assume_role_policy(RoleName="mysql", PolicyDocument=text)
+    else:
+        iam.put_role_policy(RoleName="mysql", PolicyName="keyring", PolicyDocument=text)
+
+
+def test_my_cnf_has_only_settings_in_the_readme():
+    """And each way to have a role has its few lines."""
+    settings = {name for name, *_ in plugin_rows("^static const plug__settings_row", ROW)}
+    found = [(head, set(re.findall(r"(?m)^keyring_aws_(\w+) *=", text)))
+             for head, text in readme_blocks()]
+    assert set().union(*(names for _, names in found)) <= settings
+    roles = {head for head, _ in POLICIES} - {"The least that AWS must allow", "A second region"}
+    for role in roles:
+        names = re.findall(r"(?m)^keyring_aws_(\w+) *=", readme_my_cnf(role))
+        assert "auth" in names and len(names) <= 4, role
 
 
 # ---- the README's tables are the plugin's -------------------------------------------------------
@@ -117,7 +258,8 @@ def test_the_readme_lists_every_setting():
 
     def row(name, kind, where, text, numbers, flag):
         of = [str(eval(each)) for each in numbers.split(",")[:3]] if numbers else []
-        default = f"`{of[0]}`" if of else "`ON`" if flag else text.replace('"', "`")
+        default = (f"`{of[0]}`" if of else text.replace('"', "`") if kind == "TEXT" else
+                   "`ON`" if flag else "`OFF`")
         return [f"`keyring_aws_{name}`",
                 f"{of[1]} to {of[2]}" if of else {"TEXT": "text", "FLAG": "ON, OFF"}[kind],
                 default, AT_RUN_TIME[where]]
@@ -129,12 +271,40 @@ def test_the_readme_lists_every_setting():
 
 
 def test_the_readme_lists_every_status_variable_and_function():
-    status = plugin_rows("^static plug__abi_show plug__status_table", r'ROW[(]"(\w+)"')
+    status = plugin_rows("^static plug__abi_show plug__status_table",
+                         r'(?:ROW[(]"|{ "Keyring_aws_)(\w+)"')
     assert [name for name, _ in readme_rows(r"Keyring_aws_\w+")] == [
         f"`Keyring_aws_{name}`" for name in status]
     functions = plugin_rows("^#define PLUG__FUNCTIONS", r"X[(](keyring_\w+),")
     assert sorted(name for name, _ in readme_rows(r"keyring_aws_\w+[(][)]")) == sorted(
         f"`{name}()`" for name in functions)
+
+
+def test_the_readme_lists_every_key_of_the_settings_file():
+    """Each with its setting's default, if it sets one."""
+    settings = {name: (kind, text, numbers) for name, kind, _, text, numbers, _ in
+                plugin_rows("^static const plug__settings_row", ROW)}
+    keys = plugin_rows("^} plug__config_keys", r'{ "([\w.]+)", +PLUG__(\w+), +(?:"(\w+)"|NULL) }')
+    rows = {}
+    for cells in (row.split("|")[1:-1] for row in re.findall(r"^\| `.*", SETTINGS_FILE, re.M)):
+        first, *others = re.findall(r"`([\w.]+)`", cells[0])
+        for name in (first, *(first.rpartition(".")[0] + other for other in others)):
+            rows[name] = cells[1].strip()
+    assert set(rows) == {name for name, kind, _ in keys if kind != "OBJECT"} | {"keyring_aws"}
+    for name, kind, setting in keys:
+        _, text, numbers = settings.get(setting, ("", "", ""))
+        default = (f"`{eval(numbers.split(',')[0])}`" if numbers else f"`{text}`" if text else
+                   "`false`" if kind == "FLAG" else "")
+        if kind != "OBJECT" and name != "data_file":
+            assert rows[name] == default, name
+
+
+def test_the_readme_names_the_component_s_status_rows():
+    """Ours; Oracle's are in MySQL's manual."""
+    source = (TOP / "keyring_aws_plugin.c").read_text()
+    ours = re.search(r"^plug__services_more_rows.*?^}", source, re.M | re.S)[0]
+    names = re.findall(r'(?:ROW\(|row\(rows, )"(\w+)"', ours)
+    assert len(names) > 10 and ", ".join(f"`{name}`" for name in names[:-1]) in words(README)
 
 
 def test_the_readme_names_nothing_that_is_not_there():
@@ -146,7 +316,8 @@ def test_the_readme_names_nothing_that_is_not_there():
 def test_every_link_of_the_readme_goes_somewhere():
     """Each link leads to a heading or a file, and the list at the top has every chapter."""
     heads = re.findall(r"^## (.*)", README, re.M)
-    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
+    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-")
+               for head in re.findall(r"^##+ (.*)", README, re.M)}
     places = re.findall(r"\[[^]]+\]\(([^)]+)\)", README)
     assert len(places) > 20
     for place in places:
@@ -195,8 +366,9 @@ def test_every_line_comes_from_the_tables():
     for call, first in re.findall(r"\b(kaws__err_log|plug__lines_say)\(([^;]*?);", source, re.S):
         assert re.search(r"(?:KAWS|PLUG)__LOG_\w+", first) or "format" in first, (call, first)
     assert len(re.findall(r"hooks->log\(", source)) == 1
-    assert len(re.findall(r"\b(?:fputs|fprintf|perror|puts)\(", re.sub(r"(?m)^ [*].*", "", source))
-               ) == 1                   # without a handle
+    assert re.sub(r"(?m)^ [*].*", "", source).count("stderr") == 2      # without a server's log
+    code = re.sub(r"(?m)^ [*].*", "", source)
+    assert not re.search(r"\bstdout\b|\b(?:perror|puts|printf)\(", code)
 
 
 def test_the_readme_explains_every_line():
@@ -233,8 +405,8 @@ def test_the_words_of_an_entry_are_those_of_its_line():
 @pytest.mark.parametrize("call, fits", [
     ("kaws__err_log(h, KAWS__LOG_CLOCK, 300L, \"behind\")", True),
     ("kaws__err_log(h, KAWS__LOG_CLOCK, \"behind\", 300L)", False),
-    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30, \"why\")", True),
-    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30)", False)])
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30, \"\", \"why\")", True),
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30, \"\")", False)])
 def test_the_compiler_checks_what_a_line_is_given(compiler, call, fits):
     source = ('#include "keyring_aws_plugin.c"\nvoid see(kaws_hooks *, plug__lines *);\n'
               f"void see(kaws_hooks *h, plug__lines *l) {{ (void)h, (void)l, {call}; }}\n")

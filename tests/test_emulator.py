@@ -18,21 +18,28 @@ import ssl
 import subprocess
 import sys
 import time
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "hosts"))
 import kms_emulator as emu                                          # noqa: E402
+import regions                                                      # noqa: E402
+import servers                                                      # noqa: E402
+import sts_emulator                                                 # noqa: E402
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT     # noqa: E402
 
 import botocore                                                     # noqa: E402
 import botocore.session                                             # noqa: E402
+from botocore import UNSIGNED                                       # noqa: E402
 from botocore.auth import SigV4Auth                                 # noqa: E402
 from botocore.awsrequest import AWSRequest                          # noqa: E402
 from botocore.config import Config                                  # noqa: E402
 from botocore.credentials import Credentials                        # noqa: E402
 from botocore.exceptions import ClientError                         # noqa: E402
+from botocore.loaders import Loader                                 # noqa: E402
+from botocore.model import ServiceModel                             # noqa: E402
 
 PROGRAM = Path(__file__).parent / "hosts" / "kms_emulator.py"
 SESSION = botocore.session.Session()
@@ -587,6 +594,829 @@ def test_all_of_a_request_is_signed(wire):
     for method, path in (("POST", "/x"), ("PUT", "/")):
         signed = wire.sign(members, method=method, path=path)
         assert wire.kind(*signed, f"{method} {path} HTTP/1.1") == "UnknownOperationException"
+
+
+# ---- AWS STS ------------------------------------------------------------------------------------
+
+ROLE = f"arn:aws:iam::{OTHER_ACCOUNT}:role/team/app"
+NAMED = {"RoleArn": ROLE, "RoleSessionName": "me@here"}
+WEB = {**NAMED, "WebIdentityToken": "ey.token"}
+
+
+def sts_client(kms, keys=None, region="us-east-1", **more):
+    keys = keys or {"AccessKeyId": emu.ACCESS_KEY_ID, "SecretAccessKey": emu.SECRET}
+    return SESSION.create_client(
+        "sts", region, endpoint_url=kms.url, verify=kms.ca,
+        aws_access_key_id=keys["AccessKeyId"], aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys.get("SessionToken"), config=Config(
+            parameter_validation=False, proxies={},
+            **{"retries": {"total_max_attempts": 1, "mode": "standard"}, **more}))
+
+
+def uses(kms, keys, **settings):
+    return make_client(kms, access_key_id=keys["AccessKeyId"], secret=keys["SecretAccessKey"],
+                       token=keys["SessionToken"], **settings)
+
+
+@pytest.fixture
+def sts(kms):
+    kms.add_role(ROLE, trusts=[ACCOUNT])
+    return sts_client(kms)
+
+
+def test_the_rules_for_parameters_are_those_of_the_model():
+    model = ServiceModel(Loader().load_service_model("sts", "service-2"))
+    assert model.api_version == sts_emulator.VERSION
+    for action, (required, others) in sts_emulator.ACTIONS.items():
+        shape = model.operation_model(action).input_shape
+        assert set(required) == set(shape.required_members)
+        for name in required + others:
+            rules = shape.members[name].metadata
+            least, most, form = sts_emulator.PARAMETERS[name]
+            assert (rules["min"], rules["max"]) == (least, most)
+            if "pattern" in rules and name != "RoleArn":    # its pattern is in Java's words
+                assert form == rules["pattern"]
+
+
+def test_a_role_is_assumed(kms, sts):
+    """Its session is of the role's account, and KMS knows it."""
+    theirs = kms.add_key("us-east-1", OTHER_ACCOUNT)
+    reply = sts.assume_role(**NAMED)
+    keys, who = reply["Credentials"], reply["AssumedRoleUser"]
+    assert who["Arn"] == f"arn:aws:sts::{OTHER_ACCOUNT}:assumed-role/app/me@here"
+    assert re.fullmatch("AROA[A-Z0-9]{17}:me@here", who["AssumedRoleId"])
+    assert 3595 < keys["Expiration"].timestamp() - time.time() <= 3600
+    assert reply["SessionTokenSize"] == len(keys["SessionToken"]) == kms.token_size
+    assert re.fullmatch("ASIA[A-Z0-9]{16}", keys["AccessKeyId"])
+    assert len(keys["SecretAccessKey"]) == 40 and kms.given == [keys["AccessKeyId"]]
+    assert uses(kms, keys).describe_key(KeyId=theirs)["KeyMetadata"]["Arn"] == theirs
+    refused("AccessDeniedException", data_key, uses(kms, keys), KEY_ARN)
+    assert kms.requests[-1]["account"] == OTHER_ACCOUNT
+    again = sts.assume_role(**NAMED, DurationSeconds=900)["Credentials"]
+    assert 895 < again["Expiration"].timestamp() - time.time() <= 900
+    assert all(again[name] != keys[name] for name in keys)
+    asked = [each for each in kms.requests if each["form"]]
+    assert [(each["action"], each["signed"], each["verdict"]) for each in asked] == [
+        ("AssumeRole", "OK", "OK")] * 2
+    assert asked[1]["form"]["DurationSeconds"] == "900" and kms.count("sts") == 2
+    assert asked[0]["request_id"] == reply["ResponseMetadata"]["RequestId"]
+
+
+def test_who_somebody_is(kms, sts):
+    about = sts.get_caller_identity()
+    assert about["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/{emu.ACCESS_KEY_ID}"
+    assert (about["Account"], about["UserId"]) == (ACCOUNT, emu.ACCESS_KEY_ID)
+    reply = sts.assume_role(**NAMED)
+    about = sts_client(kms, reply["Credentials"]).get_caller_identity()
+    who = reply["AssumedRoleUser"]
+    assert (about["Arn"], about["UserId"]) == (who["Arn"], who["AssumedRoleId"])
+    assert about["Account"] == OTHER_ACCOUNT
+
+
+@pytest.mark.parametrize("trusts, external_id, given, well", [
+    ([ACCOUNT], None, None, True), ([f"arn:aws:iam::{ACCOUNT}:root"], None, None, True),
+    ([f"arn:aws:iam::{ACCOUNT}:user/{emu.ACCESS_KEY_ID}"], None, None, True),
+    ([f"arn:aws:iam::{ACCOUNT}:user/other"], None, None, False), ([], None, None, False),
+    ([OTHER_ACCOUNT], None, None, False), (None, None, None, False),    # None: its own account
+    ([ACCOUNT], "our secret/1", None, False), ([ACCOUNT], "id:1", "id:2", False),
+    ([ACCOUNT], "id:1", "id:1", True), ([ACCOUNT], None, "not wanted", False),
+    ([ACCOUNT], None, "not.wanted", True)])
+def test_the_trust_policy_says_who_may_assume_a_role(kms, sts, trusts, external_id, given, well):
+    kms.add_role(ROLE, trusts=trusts, external_id=external_id)
+    asked = {**NAMED, **({"ExternalId": given} if given else {})}
+    if well:
+        assert sts.assume_role(**asked)["Credentials"]
+        return
+    bad = given is not None and " " in given
+    message = refused("ValidationError" if bad else "AccessDenied", sts.assume_role, **asked,
+                      status=400 if bad else 403)
+    assert bad or message == (
+        f"User: arn:aws:iam::{ACCOUNT}:user/{emu.ACCESS_KEY_ID} is not authorized to perform: "
+        f"sts:AssumeRole on resource: {ROLE}")
+    assert kms.given == []
+
+
+def test_the_callers_own_policy_counts_too(kms, sts):
+    for name, resource in (("GOOD", ROLE), ("BAD", ROLE + "x")):
+        kms.add_user(f"AKID{name}", "s", ACCOUNT, policy={"Statement": {
+            "Effect": "Allow", "Action": "sts:AssumeRole", "Resource": resource}})
+        client = sts_client(kms, {"AccessKeyId": f"AKID{name}", "SecretAccessKey": "s"})
+        if name == "GOOD":
+            client.assume_role(**NAMED)
+        else:
+            refused("AccessDenied", client.assume_role, **NAMED, status=403)
+    refused("AccessDenied", sts.assume_role, **{**NAMED, "RoleArn": ROLE + "y"}, status=403)
+
+
+def test_what_a_role_may_do(kms, sts):
+    kms.set_key(KEY_ARN, shared_with=(OTHER_ACCOUNT,))
+    kms.add_role(ROLE, trusts=[ACCOUNT], policy=LEAST)
+    least = uses(kms, sts.assume_role(**NAMED)["Credentials"])
+    least.encrypt(KeyId=KEY_ARN, Plaintext=b"x", EncryptionContext=CONTEXT)
+    refused("AccessDeniedException", seal, least, name=KEY_ARN)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"RoleArn": "arn:aws:iam::1:role/x"}, " is invalid"), ({"RoleArn": "short"}, "'roleArn'"),
+    ({"RoleArn": ROLE.replace("iam", "sts")}, " is invalid"), ({"RoleArn": None}, "not be null"),
+    ({"RoleSessionName": "x"}, "'roleSessionName'"), ({"RoleSessionName": "a b"}, "pattern"),
+    ({"RoleSessionName": "x" * 65}, "length"), ({"ExternalId": "x"}, "'externalId'"),
+    ({"ExternalId": "a&b"}, "pattern"), ({"ExternalId": "x" * 1225}, "length"),
+    ({"DurationSeconds": 899}, "'durationSeconds'"), ({"DurationSeconds": 43201}, "value"),
+    ({"DurationSeconds": 3601}, "exceeds the MaxSessionDuration set for this role")])
+def test_a_bad_parameter_is_refused(sts, change, words):
+    asked = {name: value for name, value in {**NAMED, **change}.items() if value is not None}
+    assert words in refused("ValidationError", sts.assume_role, **asked)
+
+
+def test_a_chain_of_roles(kms, sts):
+    """A role trusts another; an hour is the most; and what the source was decides."""
+    last = f"arn:aws:iam::{ACCOUNT}:role/last"
+    kms.add_role(last, trusts=[ROLE], max_duration=43200)
+    asked = {"RoleArn": last, "RoleSessionName": "two"}
+    refused("AccessDenied", sts.assume_role, **asked, status=403)
+    first = sts.assume_role(**NAMED)["Credentials"]
+    then = sts_client(kms, first)
+    refused("ValidationError", then.assume_role, **asked, DurationSeconds=3601)
+    keys = then.assume_role(**asked, DurationSeconds=3600)["Credentials"]
+    assert data_key(uses(kms, keys))
+    assert kms.users[keys["AccessKeyId"]].path == (emu.ACCESS_KEY_ID, ROLE,
+                                                   "DurationSeconds=3600", last)
+    refused("InvalidClientTokenId", sts_client(kms, {**first, "SessionToken": "no"}).assume_role,
+            **asked, status=403)
+    kms.users[first["AccessKeyId"]].token_expires = time.time() - 1
+    refused("ExpiredToken", then.assume_role, **asked, status=403)
+    refused("ExpiredToken", then.get_caller_identity, status=403)
+    assert data_key(uses(kms, keys)), "what it gave lives on"
+    kms.remove_role(last)
+    refused("UnrecognizedClientException", data_key, uses(kms, keys))
+
+
+def test_credentials_that_sts_gave_expire(kms, sts):
+    kms.add_role(ROLE, trusts=[ACCOUNT], life=1)
+    kms.set_key(KEY_ARN, shared_with=(OTHER_ACCOUNT,))
+    keys = sts.assume_role(**NAMED)["Credentials"]
+    assert data_key(uses(kms, keys), KEY_ARN)
+    time.sleep(1.1)
+    refused("ExpiredTokenException", data_key, uses(kms, keys), KEY_ARN)
+
+
+FORM = {"headers": {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}}
+
+
+WHO = {"Action": "GetCallerIdentity", "Version": "2011-06-15"}
+
+
+def post_form(wire, form, spoil=lambda headers, body: (headers, body), **scope):
+    """The reply to a signed form."""
+    body = urllib.parse.urlencode(form).encode()
+    wire.send(*spoil(*wire.sign(body, **FORM, **{"service": "sts", **scope})))
+    return wire.reply()
+
+
+def test_sts_judges_signatures(kms, sts, wire):
+    def use(**changes):
+        return sts_client(kms, {"AccessKeyId": emu.ACCESS_KEY_ID, "SecretAccessKey": emu.SECRET,
+                                **changes}).get_caller_identity
+
+    refused("InvalidClientTokenId", use(AccessKeyId="AKIDNOBODY"), status=403)
+    refused("SignatureDoesNotMatch", use(SecretAccessKey="no"), status=403)
+    refused("InvalidClientTokenId", use(SessionToken="no"), status=403)
+    kms.clock_offset = 400
+    assert refused("SignatureDoesNotMatch", use(), status=403).startswith("Signature expired")
+    kms.clock_offset = 0
+    elsewhere = sts_client(kms, region="eu-west-1")
+    assert "valid region" in refused("SignatureDoesNotMatch", elsewhere.get_caller_identity,
+                                     status=403)
+    kms.sts_region = "eu-west-1"
+    assert elsewhere.get_caller_identity()["Account"] == ACCOUNT
+    kms.sts_region = "us-east-1"
+
+    def code(spoil=lambda headers, body: (headers, body), form=WHO, **scope):
+        status, _, body = post_form(wire, form, spoil, **scope)
+        return status, "".join(re.findall("<Code>(.*)</Code>", body.decode()))
+
+    wrong = (403, "SignatureDoesNotMatch")
+    assert code() == (200, "")
+    assert code(service="kms") == code(region="eu-west-1") == wrong
+    assert code(lambda headers, body: (headers, body.replace(b"Get", b"%47et"))) == wrong
+    assert code(lambda headers, body: ({**headers, "X-Amz-Extra": "1"}, body)) == wrong
+    assert code(lambda headers, body: ({**headers, "Authorization": ""}, body)) == (
+        403, "MissingAuthenticationToken")
+    assert code(lambda headers, body: ({**headers, "Authorization": "Basic x"}, body)) == (
+        400, "IncompleteSignature")
+    for form in ({**WHO, "Version": "2012-06-15"}, {"Action": "GetSessionToken"}, {},
+                 {"Version": "2011-06-15"}, [*WHO.items(), *WHO.items()]):
+        assert code(form=form)[1] == "InvalidAction"
+    assert code(form={**WHO, "Policy": "{}"})[1] == "NotEmulated"
+
+
+def test_a_web_identity_is_exchanged_for_a_role(kms, sts, wire):
+    """No signature is needed, and none may be there."""
+    kms.identities = {"ey.token": ROLE, "ey.old": None}
+    client = sts_client(kms, signature_version=UNSIGNED)
+    assume = client.assume_role_with_web_identity
+    reply = assume(**WEB, DurationSeconds=900)
+    assert reply["AssumedRoleUser"]["Arn"].endswith(":assumed-role/app/me@here")
+    assert "authorization" not in kms.requests[-1]["headers"]
+    assert sts_client(kms, reply["Credentials"]).get_caller_identity()["Account"] == OTHER_ACCOUNT
+    refused("InvalidIdentityToken", assume, **{**WEB, "WebIdentityToken": "other"})
+    refused("ExpiredTokenException", assume, **{**WEB, "WebIdentityToken": "ey.old"})
+    refused("AccessDenied", assume, **{**WEB, "RoleArn": ROLE + "x"}, status=403)
+    refused("ValidationError", assume, **{**WEB, "WebIdentityToken": "x"})
+    refused("ValidationError", assume, **WEB, DurationSeconds=3601)
+    refused("MissingAuthenticationToken", client.assume_role, **NAMED, status=403)
+    status, _, body = post_form(wire, {"Action": "AssumeRoleWithWebIdentity", **WEB,
+                                       "Version": "2011-06-15"})
+    assert status == 403 and b"<Code>SignatureDoesNotMatch</Code>" in body
+
+
+@pytest.mark.parametrize("action, code, status, retried", [
+    ("AssumeRole", "Throttling", 400, True), ("AssumeRole", "ServiceUnavailable", 503, True),
+    ("AssumeRole", "InternalFailure", 500, True), ("AssumeRole", "AccessDenied", 403, False),
+    ("AssumeRoleWithWebIdentity", "IDPCommunicationError", 400, True),
+    ("AssumeRoleWithWebIdentity", "InvalidIdentityToken", 400, False),
+    ("AssumeRoleWithWebIdentity", "IDPRejectedClaim", 403, False),
+    ("sts", "RegionDisabledException", 403, False), ("*", "Throttling", 400, True)])
+def test_sts_fails_once_and_then_well(kms, sts, monkeypatch, action, code, status, retried):
+    """botocore tries again what AWS wants to be tried again."""
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    kms.identities = {"ey.token": ROLE}
+    patient = sts_client(kms, retries={"total_max_attempts": 3, "mode": "standard"})
+    web = "Web" in action
+    kms.fault(action, "error", type=code, status=status, message="so & so")
+    call = patient.assume_role_with_web_identity if web else patient.assume_role
+    if retried:
+        assert call(**(WEB if web else NAMED))["Credentials"]
+    else:
+        assert refused(code, call, **(WEB if web else NAMED), status=status) == "so & so"
+    assert kms.count("sts") == 1 + retried == len(kms.requests)
+    assert [each["fault"] for each in kms.requests] == ["error", None][:1 + retried]
+
+
+PROFILES = f"""\
+[profile base]
+aws_access_key_id = {emu.ACCESS_KEY_ID}
+aws_secret_access_key = {emu.SECRET}
+[profile one]
+role_arn = {ROLE}
+source_profile = base
+external_id = xid/1
+role_session_name = one
+[profile two]
+role_arn = arn:aws:iam::{ACCOUNT}:role/two
+source_profile = one
+duration_seconds = 1800
+[profile metadata]
+role_arn = arn:aws:iam::{ACCOUNT}:role/two
+credential_source = Ec2InstanceMetadata
+[profile web]
+role_arn = {ROLE}
+web_identity_token_file = TOKEN
+"""
+
+
+@pytest.mark.parametrize("profile, path", [
+    ("one", (emu.ACCESS_KEY_ID, "ExternalId=xid/1", ROLE)),
+    ("two", (emu.ACCESS_KEY_ID, "ExternalId=xid/1", ROLE, "DurationSeconds=1800",
+             f"arn:aws:iam::{ACCOUNT}:role/two")),
+    ("metadata", ("instance", f"arn:aws:iam::{ACCOUNT}:role/app-role",
+                  f"arn:aws:iam::{ACCOUNT}:role/two")),
+    ("web", ("web identity", ROLE))])
+def test_botocores_providers_get_credentials(kms, tmp_path, monkeypatch, profile, path):
+    """And what the emulator remembers of them is where they came from."""
+    kms.identities = {"ey.token": ROLE}
+    kms.add_role(ROLE, trusts=[ACCOUNT], external_id="xid/1")
+    kms.add_role(f"arn:aws:iam::{ACCOUNT}:role/two", trusts=[
+        ROLE, f"arn:aws:iam::{ACCOUNT}:role/app-role"])
+    (tmp_path / "token").write_text("ey.token")
+    (tmp_path / "config").write_text(PROFILES.replace("TOKEN", str(tmp_path / "token")))
+    with monkeypatch.context() as inside:
+        for name, value in {"AWS_CONFIG_FILE": tmp_path / "config", "AWS_ENDPOINT_URL_STS": kms.url,
+                            "AWS_EC2_METADATA_SERVICE_ENDPOINT": kms.url, "AWS_PROFILE": profile,
+                            "AWS_DEFAULT_REGION": "us-east-1",
+                            "AWS_EC2_METADATA_V1_DISABLED": "true"}.items():
+            inside.setenv(name, str(value))
+        found = botocore.session.Session().get_credentials().get_frozen_credentials()
+    assert kms.users[found.access_key].path == path
+    kms.set_key(KEY_ARN, shared_with=(OTHER_ACCOUNT,))
+    assert data_key(make_client(kms, access_key_id=found.access_key, secret=found.secret_key,
+                                token=found.token), KEY_ARN)
+
+
+# ---- several regions, and the keys that are in more than one -------------------------------------
+
+HOME, AWAY = "us-east-1", "eu-central-1"
+MRK = emu.MULTI_REGION_ID
+REFUSED_ARN = "Invalid arn "
+
+
+class Places:
+    """A primary key at home, its replica away, and a client of each region."""
+
+    def __init__(self, home, away):
+        self.home, self.away = home, away
+        self.at_home, self.there = make_client(home, HOME), make_client(away, AWAY)
+        self.arn = home.add_key(HOME, ACCOUNT, MRK, "alias/mrk-of-home")
+        self.replica = home.replicate(self.arn, AWAY)
+
+
+@pytest.fixture(params=["one port", "a port each"])
+def places(request, kms):
+    """One emulator for all regions, or one for each, that the tests must not be able to tell."""
+    if request.param == "one port":
+        yield Places(kms, kms)
+        return
+    with emu.Emulator(region=HOME) as home, home.sister(AWAY) as away:
+        home.ca = away.ca = None
+        yield Places(home, away)
+        assert home.crashes == away.crashes == []
+
+
+@pytest.fixture
+def two(certs):
+    """Two regions over TLS; what tests of one place at a time need."""
+    with emu.Emulator(*certs.good, region=HOME) as home, home.sister(AWAY) as away:
+        home.ca = away.ca = certs.ca
+        yield Places(home, away)
+    assert home.crashes == away.crashes == []
+
+
+def test_related_keys_open_each_others_blobs(places):
+    """And each says its own ARN, that of the region which answers."""
+    arns = {places.at_home: places.arn, places.there: places.replica}
+    assert places.replica == places.arn.replace(HOME, AWAY)
+    assert places.arn == f"arn:aws:kms:{HOME}:{ACCOUNT}:key/{MRK}"
+    for maker, opener in ((places.at_home, places.there), (places.there, places.at_home)):
+        made = maker.generate_data_key(KeyId=MRK, NumberOfBytes=32, EncryptionContext=CONTEXT)
+        assert made["KeyId"] == arns[maker]
+        for pin in ({"KeyId": arns[opener]}, {"KeyId": MRK}, {}):
+            opened = opener.decrypt(CiphertextBlob=made["CiphertextBlob"],
+                                    EncryptionContext=CONTEXT, **pin)
+            assert opened["KeyId"] == arns[opener]
+            assert opened["Plaintext"] == made["Plaintext"]
+            assert opened["KeyMaterialId"] == made["KeyMaterialId"]
+        blob = seal(maker, b"y", arns[maker])
+        assert opener.decrypt(CiphertextBlob=blob, KeyId=MRK)["Plaintext"] == b"y"
+
+
+def test_what_a_replica_does_not_open(places):
+    blob = seal(places.at_home, b"x", MRK, EncryptionContext=CONTEXT)
+    decrypt, given = places.there.decrypt, {"CiphertextBlob": blob, "EncryptionContext": CONTEXT}
+    assert refused("NotFoundException", decrypt, **given, KeyId=places.arn) == REFUSED_ARN + HOME
+    refused("InvalidCiphertextException", decrypt, CiphertextBlob=blob, KeyId=MRK)
+    refused("InvalidCiphertextException", decrypt, **{**given, "CiphertextBlob": blob[:-1] + b"x"})
+    other = places.away.add_key(AWAY, ACCOUNT, "mrk-" + "1" * 32)
+    refused("IncorrectKeyException", decrypt, **given, KeyId=other)
+    refused("NotFoundException", decrypt, **given, KeyId="mrk-" + "2" * 32)
+    places.home.remove_key(places.replica)
+    assert "does not exist" in refused("AccessDeniedException", decrypt, **given)
+    refused("NotFoundException", decrypt, **given, KeyId=places.replica)
+    assert places.at_home.decrypt(**given)["Plaintext"] == b"x"
+    places.home.replicate(places.arn, AWAY)
+    assert decrypt(**given)["Plaintext"] == b"x"
+
+
+def test_a_single_regions_blob_opens_only_at_home(places):
+    """Even if the other region has a key with the same id."""
+    twin = places.home.add_key(AWAY, ACCOUNT, KEY_ID, "alias/twin")
+    blob = seal(places.at_home, b"x", KEY_ID)
+    assert places.at_home.decrypt(CiphertextBlob=blob)["KeyId"] == KEY_ARN
+    refused("AccessDeniedException", places.there.decrypt, CiphertextBlob=blob)
+    for pin in (twin, KEY_ID, "alias/twin", MRK):
+        refused("IncorrectKeyException", places.there.decrypt, CiphertextBlob=blob, KeyId=pin)
+
+
+@pytest.mark.parametrize("region, account, kind", [
+    (AWAY, ACCOUNT, "InvalidCiphertextException"),          # has the name, and another material
+    (AWAY, OTHER_ACCOUNT, "AccessDeniedException"), ("cn-north-1", ACCOUNT, "AccessDeniedException")
+    ])
+def test_the_same_name_makes_no_keys_related(kms, client, region, account, kind):
+    kms.add_key(HOME, ACCOUNT, MRK)
+    kms.add_key(region, account, MRK)
+    refused(kind, make_client(kms, region).decrypt, CiphertextBlob=seal(client, name=MRK))
+
+
+def test_reencrypt_is_the_act_of_one_region(places):
+    there, single = places.there, places.away.add_key(AWAY, ACCOUNT)
+    blob = seal(places.at_home, b"x", MRK)
+    refused("NotFoundException", there.re_encrypt, CiphertextBlob=blob,
+            DestinationKeyId=places.arn)
+    refused("NotFoundException", there.re_encrypt, CiphertextBlob=blob, SourceKeyId=places.arn,
+            DestinationKeyId=single)
+    for destination in (places.replica, single):
+        moved = there.re_encrypt(CiphertextBlob=blob, SourceKeyId=places.replica,
+                                 DestinationKeyId=destination)
+        assert (moved["SourceKeyId"], moved["KeyId"]) == (places.replica, destination)
+    refused("AccessDeniedException", places.at_home.decrypt, CiphertextBlob=moved["CiphertextBlob"])
+    refused("AccessDeniedException", places.at_home.re_encrypt, DestinationKeyId=MRK,
+            CiphertextBlob=moved["CiphertextBlob"])
+
+
+@pytest.mark.parametrize("kind, attributes", [
+    ("DisabledException", {"state": "Disabled"}), ("AccessDeniedException", {"denied": ["*crypt"]}),
+    ("KMSInvalidStateException", {"state": "PendingDeletion"}),
+    ("KMSInvalidStateException", {"state": "PendingReplicaDeletion"}),
+    ("KMSInvalidStateException", {"state": "Creating"})])
+def test_each_related_key_has_a_state_and_a_policy_of_its_own(places, kind, attributes):
+    blob = seal(places.at_home, b"x", MRK)
+    for arn, ill, well in ((places.replica, places.there, places.at_home),
+                           (places.arn, places.at_home, places.there)):
+        places.home.set_key(arn, **attributes)
+        refused(kind, ill.decrypt, CiphertextBlob=blob)
+        refused(kind, seal, ill, b"x", MRK)
+        assert well.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x" and seal(well, b"x", MRK)
+        places.home.set_key(arn, state="Enabled", denied=())
+        assert ill.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+
+
+def test_each_related_key_has_its_own_aliases_and_a_policy_names_its_arn(places):
+    assert seal(places.at_home, b"x", "alias/mrk-of-home")
+    refused("NotFoundException", seal, places.there, b"x", "alias/mrk-of-home")
+    places.home.remove_key(places.replica)
+    places.home.replicate(places.arn, AWAY, "alias/away")
+    reply = places.there.encrypt(KeyId="alias/away", Plaintext=b"x")
+    assert reply["KeyId"] == places.replica
+    refused("NotFoundException", seal, places.at_home, b"x", "alias/away")
+    for place in {places.home, places.away}:
+        place.add_user("AKIDHOME", "s", ACCOUNT, policy={"Statement": {
+            "Effect": "Allow", "Action": "kms:*", "Resource": places.arn}})
+    user = {"access_key_id": "AKIDHOME", "secret": "s"}
+    assert seal(make_client(places.home, HOME, **user), b"x", MRK)
+    refused("AccessDeniedException", seal, make_client(places.away, AWAY, **user), b"x", MRK)
+
+
+def test_only_the_primary_key_is_rotated(places):
+    places.home.rotation_ms = 0
+    refused("UnsupportedOperationException", places.there.rotate_key_on_demand, KeyId=MRK)
+    old = data_key(places.there, MRK)
+    assert places.at_home.rotate_key_on_demand(KeyId=MRK)["KeyId"] == places.arn
+    new = data_key(places.there, MRK)
+    assert old["KeyMaterialId"] != new["KeyMaterialId"] == (
+        data_key(places.at_home, MRK)["KeyMaterialId"])
+    for each in (old, new):
+        opened = places.at_home.decrypt(CiphertextBlob=each["CiphertextBlob"])
+        assert opened["KeyMaterialId"] == each["KeyMaterialId"]
+
+
+def test_a_replica_that_lags_behind_a_rotation(places):
+    """It seals with the old material, and the new is as bad to it as a false one."""
+    places.home.rotation_ms = 0
+    places.home.set_key(places.replica, lag_ms=60000)
+    old = data_key(places.at_home, MRK)
+    places.at_home.rotate_key_on_demand(KeyId=MRK)
+    new, decrypt = data_key(places.at_home, MRK), places.there.decrypt
+    late = data_key(places.there, MRK)
+    assert new["KeyMaterialId"] != old["KeyMaterialId"] == late["KeyMaterialId"]
+    opened = places.at_home.decrypt(CiphertextBlob=late["CiphertextBlob"])
+    assert opened["KeyMaterialId"] == old["KeyMaterialId"]
+    for pin in ({}, {"KeyId": MRK}):
+        refused("InvalidCiphertextException", decrypt, CiphertextBlob=new["CiphertextBlob"], **pin)
+    assert decrypt(CiphertextBlob=old["CiphertextBlob"])["Plaintext"] == old["Plaintext"]
+    west = places.home.replicate(places.arn, "us-west-2", lag_ms=60000)
+    assert places.home.key(west).material_id == new["KeyMaterialId"], "it began with all"
+    places.home.set_key(places.replica, lag_ms=300)
+    time.sleep(0.31)
+    assert decrypt(CiphertextBlob=new["CiphertextBlob"])["Plaintext"] == new["Plaintext"]
+    assert data_key(places.there, MRK)["KeyMaterialId"] == new["KeyMaterialId"]
+
+
+def test_describe_key_tells_all_regions(places):
+    def about(client, name):
+        return client.describe_key(KeyId=name)["KeyMetadata"]
+
+    places.home.replicate(places.arn, "us-west-2")
+    west = places.arn.replace(HOME, "us-west-2")
+    for client, arn, kind in ((places.at_home, places.arn, "PRIMARY"),
+                              (places.there, places.replica, "REPLICA")):
+        told = about(client, MRK)
+        assert (told["Arn"], told["KeyId"], told["MultiRegion"]) == (arn, MRK, True)
+        assert told["MultiRegionConfiguration"] == {
+            "MultiRegionKeyType": kind, "PrimaryKey": {"Arn": places.arn, "Region": HOME},
+            "ReplicaKeys": [{"Arn": places.replica, "Region": AWAY},
+                            {"Arn": west, "Region": "us-west-2"}]}
+        assert told["CurrentKeyMaterialId"] == data_key(client, MRK)["KeyMaterialId"]
+        assert abs(told["CreationDate"].timestamp() - time.time()) < 60
+    places.home.set_key(places.replica, state="Disabled")
+    assert (about(places.there, MRK)["KeyState"], about(places.there, MRK)["Enabled"]) == (
+        "Disabled", False)
+    assert about(places.at_home, MRK)["Enabled"]
+    single = about(places.at_home, KEY_ID)
+    assert single["MultiRegion"] is False and "MultiRegionConfiguration" not in single
+    known = emu.MODEL.shape_for("KeyMetadata").members
+    assert set(single) | set(told) <= set(known)
+
+
+def test_a_primary_key_is_replicated(kms, client):
+    kms.creating_ms, arn = 300, kms.add_key(HOME, ACCOUNT, MRK)
+    blob, there = seal(client, name=MRK), make_client(kms, AWAY)
+    refused("AccessDeniedException", there.decrypt, CiphertextBlob=blob)
+    told = client.replicate_key(KeyId=MRK, ReplicaRegion=AWAY)["ReplicaKeyMetadata"]
+    assert (told["Arn"], told["KeyState"], told["Enabled"]) == (
+        arn.replace(HOME, AWAY), "Creating", False)
+    assert told["MultiRegionConfiguration"]["MultiRegionKeyType"] == "REPLICA"
+    message = refused("KMSInvalidStateException", there.decrypt, CiphertextBlob=blob)
+    assert message.endswith("is creating.")
+    time.sleep(0.31)
+    assert there.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    assert there.describe_key(KeyId=MRK)["KeyMetadata"]["KeyState"] == "Enabled"
+    for region, kind in ((AWAY, "AlreadyExistsException"), (HOME, "AlreadyExistsException"),
+                         ("cn-north-1", "UnsupportedOperationException"),
+                         ("Frankfurt", "ValidationException"), (None, "ValidationException")):
+        refused(kind, client.replicate_key, KeyId=arn, ReplicaRegion=region)
+    refused("UnsupportedOperationException", there.replicate_key, KeyId=MRK,
+            ReplicaRegion="eu-west-3")
+    refused("UnsupportedOperationException", client.replicate_key, KeyId=MRK,
+            ReplicaRegion="eu-west-3", Policy="{}")
+    client.replicate_key(KeyId=arn, ReplicaRegion="eu-west-3")
+
+
+@pytest.mark.parametrize("kind, made", [
+    ("UnsupportedOperationException", {"key_id": None}), ("NotFoundException", None),
+    ("DisabledException", {"state": "Disabled"}),
+    ("KMSInvalidStateException", {"state": "PendingDeletion"}),
+    ("KMSInvalidStateException", {"state": "Updating"}),
+    ("AccessDeniedException", {"denied": ["ReplicateKey"]}),
+    ("AccessDeniedException", {"account": OTHER_ACCOUNT, "shared_with": [ACCOUNT]})])
+def test_a_key_that_cannot_be_replicated(kms, client, kind, made):
+    arn = ALIAS if made is None else kms.add_key(
+        **{"region": HOME, "account": ACCOUNT, "key_id": MRK, **made})
+    refused(kind, client.replicate_key, KeyId=arn, ReplicaRegion=AWAY)
+    assert not any(region == AWAY for region, _, _ in kms.keys)
+
+
+@pytest.mark.parametrize("denied", [["ReplicateKey"], ["CreateKey"]])
+def test_to_replicate_a_key_is_to_create_one(kms, denied):
+    kms.add_user("AKIDPOOR", "s", ACCOUNT, denied=denied)
+    refused("AccessDeniedException", make_client(kms, access_key_id="AKIDPOOR",
+                                                 secret="s").replicate_key,
+            KeyId=kms.add_key(HOME, ACCOUNT, MRK), ReplicaRegion=AWAY)
+
+
+def test_a_test_cannot_make_what_aws_has_not(kms):
+    arn = kms.add_key(HOME, ACCOUNT, MRK)
+    replica = kms.replicate(arn, AWAY)
+    for bad in (lambda: kms.replicate(arn, AWAY), lambda: kms.replicate(replica, "eu-west-3"),
+                lambda: kms.replicate(KEY_ARN, AWAY), lambda: kms.remove_key(arn),
+                lambda: kms.add_key(HOME, ACCOUNT, "mrk-" + KEY_ID)):
+        with pytest.raises(ValueError):
+            bad()
+    kms.set_key(arn, usage="SIGN_VERIFY")
+    assert kms.key(replica).usage == "SIGN_VERIFY" != kms.key(KEY_ARN).usage
+    kms.remove_key(replica)
+    kms.remove_key(arn)
+
+
+# ---- a region is a place -------------------------------------------------------------------------
+
+def test_a_place_answers_for_its_region_only(two):
+    home, away = two.home, two.away
+    assert home.url != away.url and home.region == HOME and away.region == AWAY
+    assert home.url.startswith("https:") and away.url.startswith("https:")
+    for place, own, other in ((home, HOME, AWAY), (away, AWAY, HOME)):
+        message = refused("InvalidSignatureException", data_key, make_client(place, other), MRK)
+        assert message == f"Credential should be scoped to a valid region, not '{other}'."
+        assert data_key(make_client(place, own), MRK)
+        refused("SignatureDoesNotMatch", sts_client(place, region=other).get_caller_identity,
+                status=403)
+        assert sts_client(place, region=own).get_caller_identity()["Account"] == ACCOUNT
+        assert [each["region"] for each in place.requests] == [other, own] * 2
+    assert home.add_key(HOME, ACCOUNT) != away.add_key(AWAY, ACCOUNT)
+    assert emu.Emulator(region="eu-west-1").key(KEY_ARN.replace(HOME, "eu-west-1"))
+
+
+def test_each_place_has_faults_and_a_log_and_a_clock_of_its_own(two):
+    home, away = two.home, two.away
+    home.fault("*", "throttle", times=0)
+    away.fault("Decrypt", "error", type="KMSInternalException")
+    blob = seal(two.there, b"x", MRK)
+    refused("ThrottlingException", seal, two.at_home, b"x", MRK)
+    refused("KMSInternalException", two.there.decrypt, CiphertextBlob=blob, status=500)
+    assert (home.count(), away.count()) == (1, 2) and home.connections == away.connections == 1
+    home.clear_faults()
+    home.clock_offset = 400
+    refused("InvalidSignatureException", seal, two.at_home, b"x", MRK)
+    assert two.there.decrypt(CiphertextBlob=blob)
+    home.reset_log()
+    assert (home.count(), away.count()) == (0, 3)
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_place_goes_away_and_comes_back_while_the_other_lives(two, stopped):
+    places = [(two.home, two.at_home), (two.away, two.there)]
+    (gone, its_client), (_, client) = places[stopped], places[1 - stopped]
+    blob, port = seal(its_client, b"x", MRK), gone.port
+    gone.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+    assert client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    gone.start()
+    assert gone.port == port and its_client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+
+
+def test_each_place_has_users_of_its_own_and_all_know_a_session(two):
+    home, away = two.home, two.away
+    home.add_user("AKIDHOME", "s", ACCOUNT)
+    assert seal(make_client(home, HOME, "AKIDHOME", "s"), b"x", MRK)
+    refused("UnrecognizedClientException", seal, make_client(away, AWAY, "AKIDHOME", "s"), b"x",
+            MRK)
+    assert "AKIDHOME" in home.sister("eu-west-3").users
+    home.add_role(ROLE.replace(OTHER_ACCOUNT, ACCOUNT))
+    keys = sts_client(away, region=AWAY).assume_role(
+        **{**NAMED, "RoleArn": ROLE.replace(OTHER_ACCOUNT, ACCOUNT)})["Credentials"]
+    clients = [uses(place, keys, region=place.region) for place in (home, away)]
+    for client in clients:
+        assert seal(client, b"x", MRK)
+    home.remove_role(ROLE.replace(OTHER_ACCOUNT, ACCOUNT))
+    for client in clients:
+        refused("UnrecognizedClientException", seal, client, b"x", MRK)
+
+
+def hangs(port, seconds=1.2) -> bool:
+    """Whether a TCP connection is not made, and not refused; a second later the client's kernel
+    tries again."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=seconds).close()
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_a_black_hole_takes_what_is_sent_to_it(two):
+    """New connections hang and kept ones are silent; afterwards who has waited gets his answer."""
+    home, members = two.home, {"KeyId": MRK, "NumberOfBytes": 8}
+    wires = [Wire(home), Wire(home)]
+    assert all(wire.ask(members)[0] == 200 for wire in wires)
+    for _ in range(2):
+        home.black_hole()
+        home.black_hole()
+        assert hangs(home.port) and hangs(home.port, 0.2)
+        wires[0].sock.settimeout(0.3)
+        wires[0].send(*wires[0].sign(members))
+        with pytest.raises(TimeoutError):
+            wires[0].sock.recv(1)
+        assert seal(two.there, b"x", MRK) and home.connections == 2
+        asked = home.count()
+        wires[1].send(*wires[1].sign({"KeyId": MRK}, "RotateKeyOnDemand"))
+        wires[1].sock.close()
+        home.black_hole(False)
+        wires[0].sock.settimeout(20)
+        assert wires[0].reply()[0] == 200
+        wires[1] = Wire(home)
+        assert wires[1].ask(members)[0] == 200 and home.connections == 3
+        assert home.count() - asked == 2 and home.count("RotateKeyOnDemand") == 0
+        home.reset_log()
+        home.connections = 2
+    home.black_hole()
+    wires[0].send(*wires[0].sign({"KeyId": MRK}, "RotateKeyOnDemand"))
+    home.stop()
+    assert wires[0].all() == b"" and not home.open and home.count() == 0
+    with pytest.raises(ConnectionRefusedError):
+        hangs(home.port)
+    home.start()
+    assert Wire(home).ask(members)[0] == 200
+
+
+@pytest.mark.parametrize("lag_ms", [0, 60000])
+def test_a_key_is_handed_over_to_another_emulator(kms, client, lag_ms):
+    """With all its materials, which the other knows at once; what comes later may lag."""
+    kms.rotation_ms, arn = 0, kms.add_key(HOME, ACCOUNT, MRK)
+    blobs = [seal(client, name=MRK)]
+    client.rotate_key_on_demand(KeyId=MRK)
+    blobs.append(seal(client, name=MRK))
+    with emu.Emulator(region=AWAY) as away:
+        away.ca = None
+        handed = json.loads(json.dumps(kms.export_key(arn)))
+        assert away.import_key(AWAY, handed, "alias/x", lag_ms=lag_ms) == arn.replace(HOME, AWAY)
+        there = make_client(away, AWAY)
+        for blob in blobs:
+            assert there.decrypt(CiphertextBlob=blob, KeyId="alias/x")["Plaintext"] == b"x"
+        client.rotate_key_on_demand(KeyId=MRK)
+        new = seal(client, name=MRK)
+        refused("InvalidCiphertextException", there.decrypt, CiphertextBlob=new)
+        away.set_key(arn.replace(HOME, AWAY), state="Disabled")
+        away.import_key(AWAY, kms.export_key(arn))
+        refused("DisabledException", there.decrypt, CiphertextBlob=new)
+        away.set_key(arn.replace(HOME, AWAY), state="Enabled")
+        if lag_ms:
+            refused("InvalidCiphertextException", there.decrypt, CiphertextBlob=new)
+        else:
+            assert there.decrypt(CiphertextBlob=new)["Plaintext"] == b"x"
+        told = there.describe_key(KeyId=MRK)["KeyMetadata"]["MultiRegionConfiguration"]
+        assert told["PrimaryKey"] == {"Arn": arn, "Region": HOME}
+        assert [each["Region"] for each in told["ReplicaKeys"]] == [AWAY]
+        assert away.key(arn.replace(HOME, AWAY)).materials.rotations == 2
+
+
+# ---- a region is a process -----------------------------------------------------------------------
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def processes(request, certs):
+    """The two, their clients, and the CA that the clients trust."""
+    tls = certs.good if request.param == "tls" else None
+    with regions.two_regions(tls) as (home, other):
+        home.ca = other.ca = certs.ca
+        yield home, other
+        assert home.log()["crashes"] == other.log()["crashes"] == []
+
+
+@pytest.fixture
+def pair(processes):
+    for region in processes:
+        region.clear_faults()
+        region.reset_log()
+    return [(region, make_client(region, region.region)) for region in processes]
+
+
+def test_two_processes_have_one_multi_region_key(pair):
+    (home, at_home), (other, there) = pair
+    assert home.pid != other.pid and other.arn == home.arn.replace(home.region, other.region)
+    for maker, opener, arn in ((at_home, there, other.arn), (there, at_home, home.arn)):
+        opened = opener.decrypt(CiphertextBlob=seal(maker, b"x", MRK), KeyId=arn)
+        assert opened["Plaintext"] == b"x" and opened["KeyId"] == arn
+    told = [client.describe_key(KeyId=MRK)["KeyMetadata"] for client in (at_home, there)]
+    assert [each["MultiRegionConfiguration"]["MultiRegionKeyType"] for each in told] == [
+        "PRIMARY", "REPLICA"]
+    for each in told:
+        assert each["MultiRegionConfiguration"]["PrimaryKey"]["Arn"] == home.arn
+        assert each["MultiRegionConfiguration"]["ReplicaKeys"] == [
+            {"Arn": other.arn, "Region": other.region}]
+    refused("InvalidSignatureException", seal, make_client(home, other.region), b"x", MRK)
+    refused("UnsupportedOperationException", there.rotate_key_on_demand, KeyId=MRK)
+    assert [each["region"] for each in home.log()["requests"]].count(home.region) == 3
+
+
+def test_the_other_process_learns_of_a_rotation_when_it_is_told(pair):
+    (home, at_home), (other, there) = pair
+    home.set(rotation_ms=0)
+    at_home.rotate_key_on_demand(KeyId=MRK)
+    new, old = data_key(at_home, MRK), data_key(there, MRK)
+    refused("InvalidCiphertextException", there.decrypt, CiphertextBlob=new["CiphertextBlob"])
+    assert at_home.decrypt(CiphertextBlob=old["CiphertextBlob"])["Plaintext"] == old["Plaintext"]
+    other.set_key(other.arn, lag_ms=60000)
+    regions.catch_up(home, other)
+    refused("InvalidCiphertextException", there.decrypt, CiphertextBlob=new["CiphertextBlob"])
+    other.set_key(other.arn, lag_ms=0)
+    assert there.decrypt(CiphertextBlob=new["CiphertextBlob"])["Plaintext"] == new["Plaintext"]
+    assert data_key(there, MRK)["KeyMaterialId"] == new["KeyMaterialId"]
+    for blob in (old, new):
+        assert there.decrypt(CiphertextBlob=blob["CiphertextBlob"])["Plaintext"] == (
+            blob["Plaintext"])
+
+
+@pytest.mark.parametrize("away", [0, 1])
+def test_a_process_is_away_while_the_other_lives(pair, away):
+    """Paused, it takes connections and is silent; stopped, it refuses; in a black hole, to connect
+    hangs."""
+    (gone, its_client), (_, client) = pair[away], pair[1 - away]
+    blob = seal(its_client, b"x", MRK)
+
+    def lives():
+        return client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+
+    gone.tls = gone.url.startswith("https")
+    wire = Wire(gone)
+    gone.pause()
+    assert not hangs(gone.port) and lives()
+    wire.send(*wire.sign({"KeyId": MRK, "NumberOfBytes": 8}, region=gone.region))
+    wire.sock.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        wire.sock.recv(1)
+    assert lives()
+    gone.resume()
+    wire.sock.settimeout(20)
+    assert wire.reply()[0] == 200
+    gone.stop()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", gone.port))
+    assert lives()
+    gone.start()
+    assert its_client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    gone.black_hole()
+    assert hangs(gone.port) and lives()
+    gone.black_hole(False)
+    assert its_client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
+    gone.pause()
+    with contextlib.ExitStack() as stack:
+        for _ in range(9):      # more than one can wait again
+            stack.enter_context(socket.create_connection(("127.0.0.1", gone.port), timeout=5))
+        gone.resume()
+    gone.fault("*", "error", times=0, type="KMSInternalException")
+    refused("KMSInternalException", its_client.decrypt, CiphertextBlob=blob, status=500)
+    gone.clear_faults()
+    gone.fault("*", "throttle", times=1)
+    refused("ThrottlingException", its_client.decrypt, CiphertextBlob=blob)
+    assert its_client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x" and lives()
+    with pytest.raises(servers.ServerError, match="no such fault"):
+        gone.fault("*", "nonsense")
+
+
+def test_both_processes_end_even_if_one_is_paused():
+    with regions.two_regions() as (home, other):
+        pids = [home.pid, other.pid]
+        other.pause()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert other.code == 0, "in good order"
 
 
 # ---- the wire -----------------------------------------------------------------------------------

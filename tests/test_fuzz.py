@@ -17,7 +17,7 @@ TARGETS = sorted(path.stem for path in TOP.glob("fuzz/fuzz_*.c"))
 
 def test_all_targets_are_there() -> None:
     assert TARGETS == [f"fuzz_{name}" for name in
-                       "conf ini json reply ring sealed sigv4 store text xml".split()]
+                       "conf config helper ini json reply ring sealed sigv4 store text xml".split()]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -204,7 +204,7 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("hosts", "Makefile", "demo:", "# htt" + "p://deb.debi" + "an.org/debian\ndemo:"),
     ("top_level", "amalgamate.py", None, None),
     ("top_level", "extra/file", "", "x"),
-    ("makefile", "Makefile", "demo:", "#\n" * 120 + "demo:"),
+    ("makefile", "Makefile", "demo:", "#\n" * 130 + "demo:"),
     ("two_commands", "Makefile", "demo:", "domo:"),
     ("two_commands", "README.md", "make test", "make tes"),
 )

@@ -46,8 +46,8 @@ def own_cost(dump: str, program: Path) -> int:
     return total
 
 
-def measure(folder: Path) -> dict[str, int]:
-    """Instructions for one piece of each work."""
+def run(folder: Path) -> dict[str, str]:
+    """callgrind's dump of each work."""
     program = folder / "count"
     subprocess.run(["gcc", "-std=c99", "-Os", "-g", "-o", program, BENCH / "count.c",
                     "-l:libbearssl.a", "-lcurl", "-lpthread"], check=True)
@@ -55,18 +55,29 @@ def measure(folder: Path) -> dict[str, int]:
                     "--compress-strings=no", f"--callgrind-out-file={folder / 'dump'}",
                     program, folder],
                    check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
-    costs = {}
-    for path in folder.glob("dump.[0-9]*"):
-        dump = path.read_text()
-        work = re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.M)
-        if work:
-            costs[work[1]] = own_cost(dump, program) // ROUNDS
-    return costs
+    dumps = [path.read_text() for path in folder.glob("dump.[0-9]*")]
+    works = [re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.M) for dump in dumps]
+    return {work[1]: dump for work, dump in zip(works, dumps) if work}
+
+
+def costs_of(folder: Path, dumps: dict[str, str]) -> dict[str, int]:
+    """Instructions for one piece of each work."""
+    return {work: own_cost(dump, folder / "count") // ROUNDS for work, dump in dumps.items()}
 
 
 @pytest.fixture(scope="module")
-def costs(tmp_path_factory):
-    return measure(tmp_path_factory.mktemp("count"))
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("count")
+
+
+@pytest.fixture(scope="module")
+def dumps(folder):
+    return run(folder)
+
+
+@pytest.fixture(scope="module")
+def costs(folder, dumps):
+    return costs_of(folder, dumps)
 
 
 @pytest.mark.parametrize("work", WORKS)
@@ -83,6 +94,13 @@ def test_commit_is_flat(costs):
     assert costs["commit_to_5000"] <= 1.02 * costs["commit"]
 
 
+def test_without_a_cache_none_of_its_code_runs(dumps):
+    """But what a fetch ends with, which finds nothing to do. With a cache its code is seen."""
+    ran = {work: set(re.findall(r"^fn=(kaws__shield_\w+)", dump, re.M))
+           for work, dump in dumps.items()}
+    assert ran["fetch"] <= {"kaws__shield_end"} and "kaws__shield_ask" in ran["kept"]
+
+
 def test_base64_does_not_look_at_what_it_carries(costs):
     assert costs["base64_of_others"] == costs["base64"]
 
@@ -90,7 +108,7 @@ def test_base64_does_not_look_at_what_it_carries(costs):
 def record() -> None:
     figures = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(Path(folder))
+        measured = costs_of(Path(folder), run(Path(folder)))
     figures[compiler()] = {work: measured[work] for work in WORKS}
     RECORDED.write_text(json.dumps(figures, indent=4) + "\n")
     print(json.dumps(measured, indent=4))

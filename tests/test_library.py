@@ -21,8 +21,8 @@ import pytest
 
 from conftest import fill, tear, write_conf
 from driver import Driver, build_c
-from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET,
-                          Reply, to_json)
+from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, MULTI_REGION_ID,
+                          OTHER_ACCOUNT, SECRET, Emulator, Reply, to_json)
 
 DRIVER_C = Path(__file__).parent / "hosts" / "driver.c"
 EU = "eu-west-1"
@@ -126,10 +126,10 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
                     "-l:libbearssl.a", "-lcurl", "-lpthread", "-ldl"], check=True)
     done = set()
 
-    def opened() -> Driver:
+    def opened(**changes) -> Driver:
         lib = Squeezed(tmp_path / "driver", int(said[1]) * 1024)
         lib.done = done
-        assert lib.open(**settings).status == "OK"
+        assert lib.open(**{**settings, **changes}).status == "OK"
         return lib
 
     other, far = (emulator.add_key(region, ACCOUNT) for region in ("us-east-1", EU))
@@ -183,7 +183,27 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     assert lib.ok("reply_line", 'ETag: "1b2c"') == [b"", b'"1b2c"']
     lib.ok("close")
     lib.close()
+    elsewhere(opened, settings, emulator)
     assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', DRIVER_C.read_text(), re.M))
+
+
+def elsewhere(opened, settings: dict, emulator: Emulator) -> None:
+    """What another region is asked takes more, and so does the error that tells of both."""
+    arn = emulator.add_key("us-east-1", ACCOUNT, MULTI_REGION_ID)
+    emulator.replicate(arn, EU)
+    changes = {"data_file": f"{settings['data_file']}.2", "kms_key_id": arn, "cancellable": 1,
+               "endpoint": "https://127.0.0.1:1", "failover_regions": f"{EU}={emulator.url}"}
+    lib = opened(**changes)
+    lib.ok("store", "far", None, "SECRET", b"x" * 4096)
+    words = [f"{name}={value}" for name, value in {**settings, **changes}.items()]
+    first, second, _ = map(int, lib.ok("child", "far", None, *words))
+    assert first != 0 and second == 0
+    emulator.set_key(arn.replace("us-east-1", EU), denied=["Decrypt"])
+    answer = lib.call("fetch", "far", None)
+    assert answer.status == "NETWORK" and f"{EU} could not answer in its place" in answer.text
+    lib.ok("cancel", 1)
+    assert lib.call("fetch", "far", None).status == "CANCELLED"
+    lib.close()
 
 
 def test_a_torn_end_on_a_full_volume(driver, small_volume):

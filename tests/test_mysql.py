@@ -75,17 +75,21 @@ def test_variables_are_listed_with_their_values(stage):
         "keyring_aws_cmk_id": KEY_ARN, "keyring_aws_region": "us-east-1",
         "keyring_aws_conf_file": str(stage.conf), "keyring_aws_data_file": str(stage.data),
         "keyring_aws_auth": "file", "keyring_aws_profile": "", "keyring_aws_config_file": "",
-        "keyring_aws_credentials_file": "",
-        "keyring_aws_create": "ON", "keyring_aws_accounts": "",
+        "keyring_aws_credentials_file": "", "keyring_aws_role_arn": "",
+        "keyring_aws_role_external_id": "", "keyring_aws_role_session_name": "",
+        "keyring_aws_create": "ON", "keyring_aws_read_only": "OFF", "keyring_aws_accounts": "",
         "keyring_aws_endpoint": stage.kms.url, "keyring_aws_sts_endpoint": "",
+        "keyring_aws_fips": "OFF", "keyring_aws_dualstack": "OFF",
+        "keyring_aws_failover_regions": "", "keyring_aws_proxy": "",
         "keyring_aws_ca_file": str(stage.certs.ca),
         "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000",
         "keyring_aws_cache_seconds": "0", "keyring_aws_start_seconds": "30", **hidden}
 
 
 @pytest.mark.parametrize("name", ["conf_file", "auth", "profile", "config_file",
-                                  "credentials_file", "data_file", "create", "accounts", "endpoint",
-                                  "sts_endpoint",
+                                  "credentials_file", "data_file", "create", "read_only",
+                                  "accounts", "endpoint", "sts_endpoint", "proxy", "fips",
+                                  "dualstack", "failover_regions",
                                   "ca_file", "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
     """Nor for the next start: anyone who could persist them could have any account trusted."""
@@ -415,9 +419,10 @@ def test_the_performance_schema_lists_the_names(stage):
 
 def test_a_failing_kms_changes_nothing(stage):
     """Whatever KMS answers, the server gets NULL, the log a sentence, and the file is unchanged."""
+    stage.generate("there")
     before = stage.data.read_bytes()
     for what, options, why in (
-            ("throttle", {"times": 0}, "ThrottlingException"),
+            ("throttle", {"times": 0}, ("ThrottlingException", "timed out after")),
             ("error", {"type": "AccessDeniedException"}, "AccessDeniedException"),
             ("error", {"type": "KMSInternalException", "status": 500, "times": 0}, "KMSInternal"),
             ("reply", {"body": "html"}, ""), ("reply", {"body": "truncated"}, ""),
@@ -428,9 +433,10 @@ def test_a_failing_kms_changes_nothing(stage):
         stage.kms.fault("GenerateDataKeyWithoutPlaintext", what, **options)
         assert stage.generate("never") is None
         (line,) = [each for each in stage.said("ERROR") if "this happened" not in each]
-        assert "cannot generate key 'never'" in line and why in line
+        assert "cannot generate key 'never'" in line
+        assert any(each in line for each in ([why] if isinstance(why, str) else why)), line
         stage.kms.clear_faults()
-        wait_for_kms(stage, ASK_KMS)
+        wait_for(lambda: stage.fetch("there") is not None)
     assert stage.data.read_bytes() == before and stage.fetch("never") is None
 
 
@@ -608,14 +614,14 @@ def test_who_may_refresh(stage):
 def test_rotate_keys_seals_every_key_anew(stage):
     stage.generate("wrapped")
     key, before = stage.fetch("wrapped"), stage.entries()
-    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    stage.use(cmk_id=stage.second)
     assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
     after = stage.entries()
     assert list(after) == list(before) and {each.arn for each in after.values()} == {stage.second}
     assert not {each.blob for each in after.values()} & {each.blob for each in before.values()}
     assert stage.fetch("wrapped") == key
-    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1       # now each has its material's id
     stage.mark()
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1       # now each has its material's id
     assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
     assert "nothing was renewed" in " ".join(stage.said("Warning"))
 
@@ -695,7 +701,7 @@ def make_tables(server):
 def count_rotations(stage, tables):
     """A session with a KMS key of its own and one key, and a function that counts the work done."""
     stage.renew()
-    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.kms.add_key("us-east-1", ACCOUNT),))
+    stage.use(cmk_id=stage.kms.add_key("us-east-1", ACCOUNT))
     stage.generate("only")
 
     def count() -> int:
@@ -703,7 +709,7 @@ def count_rotations(stage, tables):
 
     with cursor(stage, database="repeat_db") as session:
         yield session, count
-    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (KEY_ARN,))
+    stage.use(cmk_id=KEY_ARN)
     stage.renew()
 
 
@@ -893,6 +899,8 @@ KILLED = {
 @pytest.mark.parametrize("kill", ["KILL QUERY", "KILL"])
 @pytest.mark.parametrize("what", KILLED)
 def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
+    if stage.door == "component" and what == "SET":
+        pytest.skip("the component has no variables")
     if not stage.listed().count(("killed", ROOT)):
         assert stage.generate("killed") == 1
     before = stage.data.read_bytes()
@@ -1060,7 +1068,7 @@ def test_neither_keys_nor_the_secret_are_left_in_the_servers_memory(stage):
         assert stage.generate(name) == 1
     assert stage.one("SELECT keyring_aws_rotate_cmk()") == 1
     assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
-    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.west,))
+    stage.use(cmk_id=stage.west)
     stage.kms.fault("Decrypt", "cut", where="body", times=2)
     stage.kms.fault("Encrypt", "error", type="AccessDeniedException", after=1)
     opened = stage.kms.count("Decrypt")

@@ -1,7 +1,7 @@
 """kill -9 on a MySQL server while its clients make keys and remove them.
 
-Every acknowledged key is there afterwards, and no removed key comes back.  There are ten rounds, or
-a hundred with KAWS_LONG in the environment.
+Every acknowledged key is there afterwards, and no removed key comes back.  By the plugin there are
+ten rounds, or a hundred with KAWS_LONG in the environment; by the component three, or fifty.
 """
 
 import collections
@@ -9,10 +9,10 @@ import random
 import time
 
 import pymysql
+import pytest
 
 from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Client, Stage, cursor
 
-ROUNDS = 100 if LONG else 10
 CLIENTS = 6
 
 # What is known of a key: asked for, acknowledged, asked to be removed, acknowledged again.
@@ -50,11 +50,14 @@ class Writer(Worker):
             self.session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
 
 
-def test_acknowledged_changes_outlive_kill_9():
+@pytest.mark.parametrize("door, rounds", [
+    ("plugin", 100 if LONG else 10),
+    pytest.param("component", 50 if LONG else 3, marks=pytest.mark.needs("components"))])
+def test_acknowledged_changes_outlive_kill_9(door, rounds):
     seed = time.time_ns()
     random.seed(seed)
     print(f"seed {seed}")
-    with Stage() as stage:
+    with Stage(door=door) as stage:
         # A kill can tear a page of InnoDB's: this server keeps its second copies.
         start = (NO_SCHEMA, "--innodb-doublewrite=ON")
         stage.start(*start)
@@ -62,13 +65,13 @@ def test_acknowledged_changes_outlive_kill_9():
         stage.sql("CREATE DATABASE d")
         stage.sql("CREATE TABLE d.t (n INT PRIMARY KEY, text VARCHAR(9)) ENCRYPTION = 'Y'")
         known, values, caught = {}, {}, collections.Counter()
-        for number in range(ROUNDS):
+        for number in range(rounds):
             rows = play_round(stage, f"round-{number}", known, values)
             caught.update(state for state in known.values() if state in (ASKED, LEAVING))
             stage.start(*start)
             check_round(stage, known, values)
             assert stage.one("SELECT COUNT(*) FROM d.t") in (rows, rows + 1)
-        print(f"{ROUNDS} kills; {len(known)} keys made, {list(known.values()).count(GONE)} removed;"
+        print(f"{rounds} kills; {len(known)} keys made, {list(known.values()).count(GONE)} removed;"
               f" in the middle of {caught[ASKED]} generations, {caught[LEAVING]} removals")
         assert caught[ASKED]            # else the kills came too early to prove anything
 

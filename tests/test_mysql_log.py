@@ -6,20 +6,14 @@ import time
 
 import pytest
 
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN
-from mysql_fixtures import (LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings, wait_for,
-                            wait_for_kms)
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT
+from mysql_fixtures import (BOTH_DOORS, LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings,
+                            stage_by_door, wait_for, wait_for_kms)      # noqa: F401: a fixture
 
 LOG_BIN = (NO_SCHEMA, "--log-bin", "--server-id=1")
 ENCRYPTED = (*LOG_BIN, "--binlog-encryption=ON", "--innodb-redo-log-encrypt=ON",
              "--innodb-undo-log-encrypt=ON")
 MISSING, MADE_AGAIN = "KAWS-311", "KAWS-312"
-
-
-@pytest.fixture(name="stage")
-def fresh_stage():
-    with Stage() as stage:
-        yield stage
 
 
 def make_table(stage: Stage) -> None:
@@ -37,6 +31,7 @@ def start_anyhow(stage: Stage, *options: str) -> None:
 
 # ---- keys that are missing ----------------------------------------------------------------------
 
+@BOTH_DOORS
 @pytest.mark.needs("logs")
 def test_a_life_without_loss_misses_no_key(stage):
     """The server asks for keys before it makes them. None of these is logged as missing."""
@@ -62,6 +57,7 @@ def test_a_life_without_loss_misses_no_key(stage):
     assert not stage.tagged(MISSING) and not stage.tagged(MADE_AGAIN)
 
 
+@BOTH_DOORS
 @pytest.mark.needs("logs")
 def test_a_first_start_with_all_logs_encrypted_misses_no_key(stage):
     stage.start(*ENCRYPTED)
@@ -89,6 +85,7 @@ def test_whatever_is_encrypted_first_misses_no_key(stage, first):
     assert not stage.said("ERROR") and not stage.tagged(MADE_AGAIN)
 
 
+@BOTH_DOORS
 @pytest.mark.parametrize("away", ["KMS", "keyring_operations"])
 def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
     """InnoDB ignores the failure and fetches the key. The line before says why there is no key."""
@@ -110,6 +107,7 @@ def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
     assert not stage.tagged(MISSING) and not stage.tagged(MADE_AGAIN)
 
 
+@BOTH_DOORS
 def test_a_key_that_is_there_but_out_of_reach_is_not_missing(stage):
     """If InnoDB cannot get its key, it also asks for the name that 5.7.11 gave it."""
     stage.start(NO_SCHEMA)
@@ -126,6 +124,23 @@ def test_a_key_that_is_there_but_out_of_reach_is_not_missing(stage):
     assert not stage.tagged(MADE_AGAIN)
 
 
+@BOTH_DOORS
+@pytest.mark.needs("logs")
+def test_a_key_that_kms_does_not_give_is_an_error_and_not_absent(stage):
+    """For an absent key the binary log would make a new one."""
+    stage.start(*LOG_BIN)
+    stage.sql("SET GLOBAL binlog_encryption = ON")
+    stage.sql("SET GLOBAL binlog_encryption = OFF")
+    before = stage.entries().keys()
+    stage.kms.fault("Decrypt", "error", times=0, type="AccessDeniedException")
+    assert stage.refused("SET GLOBAL binlog_encryption = ON")[0] == 3794
+    assert stage.entries().keys() == before and not stage.tagged(MISSING)
+    stage.kms.clear_faults()
+    stage.sql("SET GLOBAL binlog_encryption = ON")
+    assert stage.entries().keys() == before
+
+
+@BOTH_DOORS
 def test_an_older_copy_is_noticed(stage):
     """One line, however many tables there are; and one more if the server makes the key again."""
     stage.start(NO_SCHEMA)
@@ -156,12 +171,16 @@ def test_an_older_copy_is_noticed(stage):
     assert "-2' was missing, and the server has made a new one" in line and str(stage.data) in line
     assert len(stage.tagged(MISSING)) == 2              # the count, at last
     assert "this happened" in stage.tagged(MISSING)[1]
-    stage.db.kill()
+    if stage.expect.recovers_without_key:
+        stage.db.kill()
+    else:
+        assert stage.db.stop() == 0
     stage.data.write_bytes(newer)
     stage.start(NO_SCHEMA)
     assert stage.sql("SELECT n FROM d.t") == [(1,)] and not stage.tagged(MISSING)
 
 
+@BOTH_DOORS
 @pytest.mark.needs("logs")
 @pytest.mark.parametrize("lost", ["the file is lost", "the file is an older copy",
                                   "the file is another server's"])
@@ -191,6 +210,7 @@ def test_a_lost_key_of_the_logs_is_noticed(stage, lost):
     assert log.index(MISSING) < log.index("Data Dictionary initialization failed")
 
 
+@BOTH_DOORS
 @pytest.mark.needs("logs")
 def test_a_lost_key_of_the_binary_log_alone_is_noticed(stage):
     options = (*LOG_BIN, "--binlog-encryption=ON")
@@ -214,7 +234,9 @@ def test_one_line_says_how_it_starts(stage):
         f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted:"
         f" {ACCOUNT}, access key id ends in {ACCESS_KEY_ID[-4:]}, timeouts 1000 ms to connect and"
         " 10000 ms in all")
-    assert [line] == stage.said("Note")
+    (tls,) = stage.tagged("KAWS-168")
+    assert re.match(rf"{stage.kms.url.removeprefix('https://')} answers over TLSv1.3", tls)
+    assert [line, tls] == stage.said("Note")
     stage.mark()
     stage.sql("SET GLOBAL keyring_aws_timeout = 2000, GLOBAL keyring_aws_cmk_id ="
               f" '{ALIAS}'")
@@ -296,6 +318,10 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
         wait_for_kms(stage)
     assert stage.generate("west") == 1 and stage.entries()["west", ROOT].arn == arn
 
+    if not stage.expect.persist_meets_install:
+        for name in sorted(wanted, key=lambda name: name != first):
+            stage.sql(f"SET PERSIST_ONLY keyring_aws_{name} = %s", (wanted[name],))
+        stage.sql("SET PERSIST_ONLY keyring_aws_timeout = 3000")
     stage.uninstall()                   # and the same if the server runs already
     if kms == "away":
         stage.kms.stop()
@@ -326,6 +352,43 @@ def test_a_persisted_key_that_kms_refuses_is_said_when_it_is_used(stage):
     assert "DisabledException" in line
     stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (KEY_ARN,))
     assert stage.generate("accepted") == 1
+
+
+@pytest.mark.needs("persist")
+def test_an_install_uses_no_persisted_key_of_another_account(stage):
+    """INSTALL PLUGIN fails.  Newer servers have then loaded the plugin, with my.cnf's KMS key."""
+    foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
+    heed_persisted_settings(stage)
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.sql("SET PERSIST_ONLY keyring_aws_cmk_id = %s", (foreign,))
+    stage.uninstall()
+    number, _ = stage.refused("INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+    (line,) = stage.said("ERROR")
+    assert "among the trusted" in line
+    drops = stage.expect.drops_persisted
+    assert (number, stage.tagged("KAWS-307" if drops else "KAWS-302")) == (
+        1231 if drops else 1123, [line])
+    assert stage.loaded() == drops
+    if not drops:
+        assert "(RESET PERSIST removes it)" in line
+        stage.sql("RESET PERSIST keyring_aws_cmk_id")
+        stage.install()
+    assert stage.variable("cmk_id") == KEY_ARN
+    assert stage.generate("ours") == 1 and stage.entries()["ours", ROOT].arn == KEY_ARN
+
+
+@pytest.mark.needs("persist")
+def test_the_install_of_another_plugin_asks_kms_nothing(stage):
+    """8.0 sets this plugin's persisted values in that statement, too."""
+    heed_persisted_settings(stage)
+    stage.start(NO_SCHEMA)
+    stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (KEY_ARN,))
+    stage.kms.stop()
+    stage.install_functions()
+    assert not stage.said("ERROR")
+    stage.kms.start()
+    wait_for_kms(stage)
 
 
 @pytest.mark.needs("persist")

@@ -420,6 +420,36 @@ def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
 
 
 @pytest.mark.needs("logs")
+def test_what_an_outage_may_have_closed_is_named(stage):
+    """InnoDB's keys and the binary log's, each by its own words; but not a user's key that has the
+    name of one."""
+    stage.start(NO_SCHEMA, "--log-bin=log", timeout=500, connect_timeout=500)
+    stage.db.install_keyring_udf()
+    stage.sql("SET GLOBAL binlog_encryption = ON")
+    stage.sql("CREATE DATABASE d")
+    assert stage.generate("INNODBKey-mine") == 1
+    innodb = "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'"
+    binlog = "SHOW BINLOG EVENTS IN 'log.000002'"
+    stage.sql(innodb)
+    stage.sql("DROP TABLE d.new")
+    for failing, words in (([], []), ([innodb], ["InnoDB"]), ([binlog], ["the binary log"]),
+                           ([innodb, binlog], ["InnoDB", "the binary log"])):
+        stage.kms.stop()
+        with contextlib.suppress(Exception):
+            stage.fetch("INNODBKey-mine")
+        for query in failing:
+            assert not works(stage, query), query
+        stage.kms.start()
+        before = len(stage.tagged("KAWS-322"))
+        wait_for_kms(stage)
+        lines = stage.tagged("KAWS-322")[before:]
+        assert len(lines) == bool(failing), (failing, lines)
+        for word in ("InnoDB", "the binary log"):
+            assert (f"the key of {word}:" in lines[0] or f"for that of {word}:" in lines[0]
+                    if word in words else not lines or word not in lines[0]), lines
+
+
+@pytest.mark.needs("logs")
 @pytest.mark.parametrize("cmk_id", [{}, {"cmk_id": None}], ids=["init", "fetch"])
 @pytest.mark.parametrize("seconds", [0, 2])
 def test_a_start_while_kms_throttles_costs_seconds_not_tables(stage, seconds, cmk_id):
@@ -781,7 +811,8 @@ def test_key_and_region_are_persisted_together(stage):
 
 @pytest.mark.needs("persist")
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):
-    """SET PERSIST_ONLY checks nothing; the server applies the value when it has started."""
+    """SET PERSIST_ONLY checks nothing; the server applies the value when it has started.  8.0 then
+    ends, and starts again without persisted values."""
     foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
     heed_persisted_settings(stage)
     stage.start(NO_SCHEMA)
@@ -789,8 +820,14 @@ def test_a_foreign_key_cannot_be_persisted_into_use(stage):
     stage.generate("ours")
     stage.sql("SET PERSIST_ONLY keyring_aws_cmk_id = %s", (foreign,))
     for settings in ({}, {"cmk_id": None}):
-        stage.restart(NO_SCHEMA, **settings)
+        assert stage.db.stop() == 0
+        stage.mark()
+        stage.db.start(*stage.options(NO_SCHEMA, **settings), wait=stage.expect.drops_persisted)
+        if not stage.expect.drops_persisted:
+            assert stage.db.process.wait(60) == 1
         assert [line for line in stage.said("ERROR") if "among the trusted" in line]
+        if not stage.expect.drops_persisted:
+            stage.start(NO_SCHEMA, "--persisted-globals-load=OFF", **settings)
         with contextlib.suppress(Exception):            # without cmk_id it has none to seal with
             stage.sql("SELECT keyring_aws_rotate_keys()")
         assert stage.entries()["ours", ROOT].arn == KEY_ARN

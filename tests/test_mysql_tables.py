@@ -5,7 +5,8 @@ import json
 import pytest
 
 from kms_emulator import KEY_ARN
-from mysql_fixtures import NO_SCHEMA, QUICK, ROOT, Stage, said
+from mysql_fixtures import (BOTH_DOORS, NO_SCHEMA, QUICK, ROOT, Stage, said,
+                            stage_by_door)             # noqa: F401: a fixture
 
 TEXT = "Attack the castle at dawn"
 OPEN_TEXT = "The castle is in the north"
@@ -41,6 +42,7 @@ ENCRYPTED = ("--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON", "--
              "--binlog-encryption=ON", "--server-id=1", NO_SCHEMA)
 
 
+@BOTH_DOORS
 @pytest.mark.needs("logs")
 def test_all_that_the_server_writes_can_be_encrypted(stage):
     """Tables, redo and undo logs, the binary log; keys are rotated; it all survives restarts."""
@@ -94,6 +96,7 @@ def check_binlog(stage: Stage) -> None:
     assert [info for *_, info in events if "CREATE TABLE d.sealed" in info]
 
 
+@BOTH_DOORS
 def test_the_server_keys_are_nobodys(stage):
     """NULL, "" and no owner at all are the same: InnoDB generates and fetches with NULL, the
     performance schema shows an empty owner, and an account's key of that name is another."""

@@ -48,17 +48,17 @@ def native(settings, tmp_path):
 
 
 def trapped(folder: Path, native_too: bool) -> Path:
-    """The driver, in which every function of the rooms native and ini, and the one that reads an
-    environment of credentials, aborts the process."""
+    """The driver, in which every function of the rooms that only native and roles need, and the one
+    that reads an environment of credentials, aborts the process."""
     text, traps = HEADER.read_text(), 0
-    for room in ("native", "ini"):
+    for room in "child xml ini reading remote sts helper profile native".split():
         head, door, rest = re.split(rf"(?m)(^ \* ROOM  {room} .*$)", text)
         body, end, tail = rest.partition("\n/* =====" + "=" * 60)
         body, count = re.subn(r"(?m)^\{$", "{ abort();" if native_too else "{", body)
         text, traps = head + door + body + end + tail, traps + count
     text, count = re.subn(r"(?m)^(kaws__sys_own_env\(.*\)\n\{)$",
                           r"\1 abort();" if native_too else r"\1", text)
-    assert traps > 20 and count == 1
+    assert traps > 80 and count == 1
     (folder / "keyring_aws.h").write_text(text)
     source = (HERE / "driver.c").read_text()
     place = '#include "../../keyring_aws.h"'
@@ -101,7 +101,8 @@ def test_keys_in_the_environment(driver, native, emulator):
     assert len(lib.fetch("a")) == 32
     assert lib.ok("whoami")[:2] == [b"the environment", ACCESS_KEY_ID[-4:].encode()]
     (line,) = lib.said(r"\[KAWS-165\]", 2)
-    assert "from the environment (AWS_ACCESS_KEY_ID); their access key id" in line
+    assert ("from the environment (AWS_ACCESS_KEY_ID); they belong to an account that it does not"
+            " name, their access key id" in line)
 
 
 def test_a_session_token_in_the_environment(driver, native, emulator):
@@ -221,6 +222,7 @@ def role(driver_program, tmp_path, cloud):
         answer = made[-1].open(**{"data_file": tmp_path / "data", "endpoint": cloud.url,
                                   "kms_key_id": KEY_ARN, "auth": "native", **more})
         assert answer.status == status, answer
+        made[-1].opened = answer
         return made[-1]
 
     yield opened
@@ -268,8 +270,10 @@ def test_a_role(role, cloud, of, tmp_path):
         *asked, "GenerateDataKeyWithoutPlaintext"]
     assert len({each["connection"] for each in requests[:len(asked) + 1]}) == len(asked) + 1
     (line,) = lib.said(r"\[KAWS-165\]", 2)
-    assert re.search(rf"come from the {of} \(\w+\); their access key id ends in"
-                     rf" {cloud.given[0][-4:]}, and they expire: 20\d\d\d\d\d\dT", line)
+    owner = {"instance": "the instance's role app-role",
+             "container": f"arn:aws:iam::{ACCOUNT}:role/task"}[of]
+    assert re.search(rf"come from the {of} \(\w+\); they belong to {owner}, their access key id"
+                     rf" ends in {cloud.given[0][-4:]}, and they expire: 20\d\d\d\d\d\dT", line)
 
     (tmp_path / "token").write_text("second\n")         # it was rotated
     cloud.wanted = "second" if of == "container" else None
@@ -283,12 +287,9 @@ def test_a_role(role, cloud, of, tmp_path):
         assert not lib.said(re.escape(secret))
 
 
-def test_credentials_that_expire_during_a_load(role, cloud):
-    """They live 3 seconds: each second one of 8 threads gets new ones; no call fails or waits."""
-    cloud.life = 3
-    lib = role(cloud.of_instance)
-    lib.ok("generate", "a", None, "AES", 32)
-    end, calls = time.monotonic() + 10, []
+def fetch_for(lib, seconds: int) -> list:
+    """8 threads fetch a key for so long, and none fails. Returns all answers."""
+    end, calls = time.monotonic() + seconds, []
 
     def load() -> None:
         while time.monotonic() < end:
@@ -298,6 +299,15 @@ def test_credentials_that_expire_during_a_load(role, cloud):
         for done in [pool.submit(load) for _ in range(8)]:
             done.result()
     assert {call.status for call in calls} == {"OK"} and len(calls) > 100
+    return calls
+
+
+def test_credentials_that_expire_during_a_load(role, cloud):
+    """They live 3 seconds: each second one of 8 threads gets new ones; no call fails or waits."""
+    cloud.life = 3
+    lib = role(cloud.of_instance)
+    lib.ok("generate", "a", None, "AES", 32)
+    fetch_for(lib, 10)
     assert 4 <= len(cloud.given) <= 12
     assert {each["signed"] for each in cloud.log()["requests"] if each["body"]} == {"OK"}
 
@@ -331,9 +341,11 @@ def test_a_web_identity(role, cloud, web, tmp_path):
     lib.ok("generate", "a", None, "AES", 32)
     key = lib.fetch("a")
     (line,) = lib.said(r"\[KAWS-165\]", 2)
-    assert f"come from the web identity {ROLE}; their access key id ends in" in line
+    assert (f"come from the web identity {ROLE}; they belong to arn:aws:sts::{ACCOUNT}:assumed-role"
+            "/keyring/me@here, their access key id ends in") in line
     asked = cloud.log()["requests"][0]
-    assert asked["action"] == "sts" and "authorization" not in asked["headers"]
+    assert asked["action"] == "AssumeRoleWithWebIdentity"
+    assert "authorization" not in asked["headers"]
     (tmp_path / "..data" / "token").write_text("ey.second")
     cloud.identities = {"ey.second": ROLE}
     cloud.remove_user(cloud.given[0])
@@ -353,7 +365,7 @@ def test_a_web_identity(role, cloud, web, tmp_path):
     ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/nowhere"}, "CREDENTIALS", "token file /nowhere of the web"),
     ({"AWS_WEB_IDENTITY_TOKEN_FILE": "/dev/null"}, "CREDENTIALS", "not hold 4 to 20000 bytes"),
     ({"AWS_ROLE_ARN": ROLE + "x"}, "CREDENTIALS", "(AccessDenied, HTTP 403"),
-    ({"AWS_ROLE_SESSION_NAME": "a b&Action=x"}, "CREDENTIALS", "(ValidationError, HTTP 400")])
+    ({"AWS_ROLE_SESSION_NAME": "a b&Action=x"}, "CONFIG", "AWS_ROLE_SESSION_NAME cannot be")])
 def test_a_web_identity_that_is_refused(role, cloud, web, change, status, words):
     lib = role({**web, **change}, sts_endpoint=cloud.url)
     answer = lib.call("check")
@@ -424,10 +436,11 @@ def test_odd_replies(role, cloud, reply, words):
 
 def test_a_reply_without_end(role, cloud):
     """It is not read on beyond what fits."""
-    cloud.fault("container", "headers", times=0, set={"Content-Length": 1 << 30})
+    cloud.fault("container", "reply", times=0, size=1 << 36)
     lib = role(cloud.of_container)
     answer = lib.call("check")
-    assert answer.status in ("NETWORK", "CREDENTIALS") and answer.ms < 3000
+    assert answer.status == "CREDENTIALS" and "is longer than 65536 bytes" in answer.text
+    assert answer.ms < 2000, "64 GB would take longer"
 
 
 def test_what_the_instance_says_of_roles(role, cloud):
@@ -447,7 +460,7 @@ def test_no_secret_is_left_in_memory(driver_program, cloud, tmp_path, of):
     then gives what cannot be used. (The environment of a process is memory, too.)"""
     def renew() -> str:
         if of == "profile":
-            keys = cloud.session()
+            keys = cloud.session(ROLE)
             write_profiles(tmp_path / "credentials", default=(
                 keys["AccessKeyId"], keys["SecretAccessKey"], keys["Token"]))
         lib.do("reload_creds")
@@ -479,6 +492,25 @@ def test_no_secret_is_left_in_memory(driver_program, cloud, tmp_path, of):
         assert lib.find() == []
 
 
+def test_no_secret_of_a_web_identity_is_left_in_memory(driver_program, cloud, web):
+    """What STS gave last is in its one locked page, and what it gave before is nowhere.  (libcurl
+    may leave a piece of the token that was sent: the manual says so.)"""
+    with Searched(driver_program, web, endpoint=cloud.url, kms_key_id=KEY_ARN, auth="native",
+                  sts_endpoint=cloud.url) as lib:
+        for _ in range(3):
+            lib.do("reload_creds")
+            secret = cloud.users[cloud.given[-1]].secret.encode()
+            lib.look_for("secret", secret)
+            lib.nothing_is_found()
+            lib.do("check")
+            lib.nothing_is_found()
+            lib.pieces.clear()
+            lib.look_for("old", secret)
+            lib.do("reload_creds")
+            assert lib.find() == []
+            lib.pieces.clear()
+
+
 def test_a_container_endpoint_behind_tls(role, cloud, emulator, certs):
     """Its certificate is verified, and no proxy is asked."""
     env = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": emulator.url + emulator.secret_path,
@@ -492,8 +524,10 @@ def test_a_container_endpoint_behind_tls(role, cloud, emulator, certs):
 # ---- in a MySQL server ---------------------------------------------------------------
 
 def wait_out(stage, *_) -> None:
-    """The instance's metadata answer only when the server has asked for a while."""
-    time.sleep(2.5)
+    """The instance's metadata answer only when the server has asked for the second time."""
+    by = time.monotonic() + 60
+    while stage.cloud.count("token") < 2 and time.monotonic() < by:
+        time.sleep(0.05)
     stage.cloud.clear_faults()
 
 
@@ -510,7 +544,7 @@ def test_a_server_with_a_role(stage):
         instance = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": cloud.url}
         stage.start(NO_SCHEMA, "--keyring-aws=FORCE", auth="native", env=instance)
         waiting.join()
-        assert stage.tagged("KAWS-304") or stage.said("Warning")
+        assert stage.tagged("KAWS-142")
         assert not stage.said("ERROR") and cloud.given
         stage.db.install_keyring_udf()
         assert stage.generate("a") == 1
@@ -556,7 +590,8 @@ def test_a_server_without_a_conf_file(stage):
     native = {"auth": "native", "profile": "mysql", "credentials_file": credentials}
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE", **native)
     (line,) = stage.tagged("KAWS-165")
-    assert line == ("the AWS credentials come from the profile mysql; their access key id ends in"
+    assert line == ("the AWS credentials come from the profile mysql; they belong to an account"
+                    " that it does not name, their access key id ends in"
                     f" {ACCESS_KEY_ID[-4:]}, and they expire: never")
     assert [stage.variable(name) for name in ("auth", "profile", "config_file")] == [
         "native", "mysql", None]

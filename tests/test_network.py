@@ -8,6 +8,7 @@ same ring.
 The fault hits the operation's main action.  The requests before that are answered well.
 """
 
+import base64
 import contextlib
 import dataclasses
 import re
@@ -289,13 +290,21 @@ class Canned:
 
 
 class Proxy(Canned):
-    """A proxy that does its job: CONNECT, then bytes both ways."""
+    """A proxy that does its job: CONNECT, then bytes both ways.  Without the line `wants` in a head
+    it says `refuses`."""
+    wants, refuses = b"", b""
+
+    def route(self, host: str, port: int) -> tuple[str, int]:
+        return host, port
 
     def answer(self, sock) -> None:
         head = sock.recv(65536)
         self.heard += head
+        if self.wants not in head.split(b"\r\n"):     # an empty line is in each head
+            sock.sendall(self.refuses)
+            return
         host, port = head.split()[1].rsplit(b":", 1)
-        with socket.create_connection((host.decode(), int(port))) as other:
+        with socket.create_connection(self.route(host.decode(), int(port))) as other:
             sock.sendall(*self.says)
             ends = {sock: other, other: sock}
             while True:
@@ -646,3 +655,155 @@ def test_many_hang_and_one_works(world):
     assert {each.result(60).status for each in pending} == {"OK"}
     world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
     world.dirty = False
+
+
+# ---- a proxy that is set -------------------------------------------------------------------------
+
+
+SPOKEN, USER, PASSWORD = "svc%40x:Xy7q%2FWv%3A8z", b"svc@x", b"Xy7q/Wv:8z"    # %2F and so on: as /
+MISLEADING = ({"https_proxy": "http://127.0.0.1:1"},
+              {"ALL_PROXY": "http://svc:Xy7q#Wv8z@127.0.0.1:1", "no_proxy": "127.0.0.1"},
+              {"https_proxy": "http://127.0.0.1:1", "no_proxy": "*"}, {"NO_PROXY": "127.0.0.1"})
+
+
+class Guarded(Proxy):
+    """With a user and a password, as a client says it in the head of CONNECT."""
+    wants = b"Proxy-Authorization: Basic " + base64.b64encode(USER + b":" + PASSWORD)
+    refuses = PROXY_407
+
+
+class Inside(Proxy):
+    """It leads to one server, whatever it is asked for."""
+    inside = ("", 0)
+
+    def route(self, host: str, port: int) -> tuple[str, int]:
+        return self.inside
+
+
+class Hanging(Proxy):
+    """It takes the request, and says nothing."""
+
+    def answer(self, sock) -> None:
+        self.heard += sock.recv(65536)
+        sock.settimeout(5)
+        sock.recv(65536)
+
+
+@pytest.fixture
+def by_proxy(driver_program, settings):
+    """A function that opens rings with a proxy.  In the end, none of them has said its password."""
+    opened = []
+
+    def by(address: str, env=None, **more) -> Driver:
+        lib = Driver(driver_program, env)
+        opened.append(lib)
+        answer = lib.open(**{**settings, "proxy": address, **more})
+        assert answer.status == "OK", answer
+        return lib
+
+    yield by
+    for lib in opened:
+        said = str(lib.logs) + lib.stderr()
+        assert not re.search("(?i)Xy7q|Wv8z|Wv%3A8z|Wv:8z|svc", said), said
+        lib.stop()
+
+
+@pytest.mark.parametrize("env", MISLEADING, ids=str)
+def test_a_proxy_that_is_set_counts_alone(by_proxy, env):
+    """Neither a proxy nor a no_proxy of the environment keeps a request from it."""
+    with Guarded(ESTABLISHED) as proxy:
+        lib = by_proxy(f"http://{SPOKEN}@127.0.0.1:{proxy.port}", env)
+        lib.ok("generate", "a", None, "AES", 32)
+        lib.ok("fetch", "a", None)
+        lib.ok("check")
+        assert proxy.heard.startswith(b"CONNECT 127.0.0.1:") and b"AWS4" not in proxy.heard
+        assert proxy.heard.count(b"CONNECT ") == proxy.connections == 1     # it was used again
+        lib.close()
+
+
+def test_a_proxy_that_is_set_is_not_for_plain_http(by_proxy):
+    """KMS on this machine, over plain HTTP."""
+    with Proxy(ESTABLISHED) as proxy, emu.Emulator() as kms:
+        lib = by_proxy(f"127.0.0.1:{proxy.port}", endpoint=kms.url, ca_file=None)
+        lib.ok("check")
+        assert kms.count() and not proxy.connections
+        lib.close()
+
+
+def test_a_proxy_that_is_set_is_for_sts_and_not_for_a_container(by_proxy, certs):
+    """Only the proxy knows the way to STS and KMS, whose ports are none; the container, over TLS
+    as well, is asked directly."""
+    role = f"arn:aws:iam::{emu.ACCOUNT}:role/user"
+    with emu.Emulator(certs.good.cert, certs.good.key) as cloud, Inside(ESTABLISHED) as proxy:
+        proxy.inside = ("127.0.0.1", cloud.port)
+        cloud.add_role(role)
+        lib = by_proxy(f"127.0.0.1:{proxy.port}", conf_file=None, auth="native", role_arn=role,
+                       endpoint="https://127.0.0.1:1", sts_endpoint="https://127.0.0.1:2", env={
+                           "AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.url + cloud.secret_path})
+        lib.ok("check")
+        assert (cloud.count("container"), cloud.count("AssumeRole")) == (1, 1)
+        assert re.findall(rb"CONNECT (\S+) ", proxy.heard) == [b"127.0.0.1:2", b"127.0.0.1:1"]
+
+
+def test_a_socks_proxy_is_asked_as_one(by_proxy):
+    with Canned() as proxy:
+        lib = by_proxy(f"socks5h://127.0.0.1:{proxy.port}", max_attempts=1)
+        answer = lib.call("check")
+        assert answer.status == "NETWORK" and "through the proxy: " in answer.text, answer
+        assert proxy.heard.startswith(b"\5")
+
+
+@contextlib.contextmanager
+def nobody():
+    """A port that refuses."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
+@contextlib.contextmanager
+def at_port(proxy: Canned):
+    with proxy:
+        yield proxy.port
+
+
+PROXIES = {
+    "wants a password": (lambda certs: at_port(Guarded()), "http", "407"),
+    "refuses": (lambda certs: at_port(Canned(PROXY_502)), "http", "502"),
+    "is not there": (lambda certs: nobody(), "http", "(?i:connect)"),
+    "hangs up": (lambda certs: at_port(Canned()), "http", ""),
+    "hangs": (lambda certs: at_port(Hanging()), "http", "(?i:time)"),
+    "has no certificate": (lambda certs: at_port(Canned(PROXY_502)), "https", "(?i:SSL|TLS)"),
+    "has a certificate that only ca_file vouches for": (
+        lambda certs: at_port(Canned(tls_pair=certs.good)), "https", "(?i:certificate)")}
+
+
+@pytest.mark.parametrize("name", PROXIES)
+@pytest.mark.parametrize("user", ["", "svc:Xy7qWv8z@"], ids=["no user", "wrong password"])
+def test_the_error_says_that_it_is_the_proxy(by_proxy, certs, name, user):
+    opens, scheme, words = PROXIES[name]
+    with opens(certs) as port:
+        lib = by_proxy(f"{scheme}://{user}127.0.0.1:{port}", {"no_proxy": "*"}, timeout_ms=2000)
+        answer = lib.call("check")
+        assert answer.status == "NETWORK"
+        assert re.search("^cannot reach AWS KMS at .*: through the proxy: .*" + words, answer.text)
+        assert not re.search("(?i)Xy7q|Wv8z|svc", answer.text), answer
+        again = lib.call("check")                   # it says since when, or is a probe
+        assert "through the proxy: " in again.text
+        assert not re.search("(?i)Xy7q|Wv8z|svc", again.text), again
+
+
+@pytest.mark.parametrize("address", [
+    "", " ", "127.0.0.1:0", "127.0.0.1:99999", "ftp://127.0.0.1:9", "svc:Xy7qWv8z@",
+    "http://svc:Xy7q/Wv8z@127.0.0.1", "http://svc:Xy7q Wv8z@127.0.0.1",
+    "http://svc:Xy7q@Wv8z@127.0.0.1"])
+@pytest.mark.parametrize("plain", [False, True], ids=["https", "http"])
+def test_a_proxy_that_is_none_keeps_the_ring_closed(driver_program, settings, address, plain):
+    if plain:
+        settings = {**settings, "endpoint": "http://127.0.0.1:9"}
+    with Driver(driver_program, {"no_proxy": "*"}) as lib:
+        answer = lib.open(**{**settings, "proxy": address})
+        assert answer.status == "CONFIG"
+        assert answer.text.startswith("proxy is not of the form [scheme://]"), answer
+        assert not re.search("(?i)Xy7q|Wv8z|svc|127", answer.text + str(lib.logs) + lib.stderr())
+        assert not settings["data_file"].exists()

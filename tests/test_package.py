@@ -2,6 +2,7 @@
 
 import getpass
 import gzip
+import json
 import re
 import shutil
 import stat
@@ -12,11 +13,13 @@ import pytest
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator
 from servers import MySQL
+from versions import Expect
 
 TOP = Path(__file__).resolve().parent.parent
 README = (TOP / "README.md").read_text()
 VERSION = re.search(r'#define KAWS_VERSION "(.*)"', (TOP / "keyring_aws.h").read_text())[1]
 PLUGIN = "usr/lib/mysql/plugin/keyring_aws.so"
+COMPONENT = "usr/lib/mysql/plugin/component_keyring_aws.so"
 DOC = "usr/share/doc"
 
 
@@ -66,16 +69,26 @@ def installed(tmp_path_factory):
 def test_install_and_uninstall(installed, tmp_path):
     assert files(installed) == {
         "opt/x/include/keyring_aws.h", "opt/x/share/pkgconfig/keyring_aws.pc",
-        "opt/x/share/man/man7/keyring_aws.7", "srv/plugins/keyring_aws.so"}
+        "opt/x/share/man/man7/keyring_aws.7",
+        "opt/x/share/doc/keyring_aws/component_keyring_aws.cnf", "srv/plugins/keyring_aws.so",
+        "srv/plugins/component_keyring_aws.so"}
     for name in files(installed):
         assert stat.S_IMODE((installed / name).stat().st_mode) == 0o644, name
     assert (installed / "opt/x/include/keyring_aws.h").read_bytes() == \
         (TOP / "keyring_aws.h").read_bytes()
+    linked = installed / "srv/plugins/component_keyring_aws.so"
+    assert linked.is_symlink() and str(linked.readlink()) == "keyring_aws.so"
     words = ("DESTDIR=" + str(tmp_path), "PREFIX=/opt/x", "PLUGIN_DIR=/srv/plugins")
     make("install", *words)
+    make("install", *words)                 # over the files and the link that are there
     (tmp_path / "opt/x/include/other.h").touch()
     make("uninstall", *words)
     assert files(tmp_path) == {"opt/x/include/other.h"}
+    assert not (tmp_path / "opt/x/share/doc/keyring_aws").exists()
+    make("install", *words)
+    (tmp_path / "opt/x/share/doc/keyring_aws/mine").touch()
+    make("uninstall", *words)
+    assert files(tmp_path) == {"opt/x/include/other.h", "opt/x/share/doc/keyring_aws/mine"}
 
 
 def test_readme_example_by_pkg_config(installed, tmp_path, certs):
@@ -188,7 +201,9 @@ def test_an_installation_may_be_in_any_folder(tmp_path):
     folder = tmp_path / ODD
     assert files(folder) == {
         "opt/x y/include/keyring_aws.h", "opt/x y/share/pkgconfig/keyring_aws.pc",
-        "opt/x y/share/man/man7/keyring_aws.7", "srv/'\"#\\*?&|;(/keyring_aws.so"}
+        "opt/x y/share/man/man7/keyring_aws.7",
+        "opt/x y/share/doc/keyring_aws/component_keyring_aws.cnf",
+        "srv/'\"#\\*?&|;(/keyring_aws.so", "srv/'\"#\\*?&|;(/component_keyring_aws.so"}
     blank = tmp_path / "c d"                # pkg-config's own folders may have blanks
     blank.symlink_to(folder)
     flags = output("pkg-config", "--cflags", "keyring_aws", env={
@@ -242,10 +257,12 @@ def test_packages_lay_down(debs):
     packages, folder = debs
     own, dev = f"{DOC}/keyring-aws-mysql", f"{DOC}/libkeyring-aws-dev"
     assert files(folder) == {
-        PLUGIN, "usr/share/man/man7/keyring_aws.7.gz", f"{own}/copyright", f"{own}/changelog.gz",
-        f"{own}/examples/keyring_aws.cnf", f"{own}/examples/apparmor",
+        PLUGIN, COMPONENT, "usr/share/man/man7/keyring_aws.7.gz", f"{own}/copyright",
+        f"{own}/changelog.gz", f"{own}/examples/component_keyring_aws.cnf",
+        f"{own}/examples/mysqld.my", f"{own}/examples/keyring_aws.cnf", f"{own}/examples/apparmor",
         "usr/include/keyring_aws.h", "usr/share/pkgconfig/keyring_aws.pc", f"{dev}/copyright",
         f"{dev}/changelog.gz"}
+    assert str((folder / COMPONENT).readlink()) == "keyring_aws.so"
     for deb in packages.values():
         assert all(line.split()[1] == "root/root"
                    for line in output("dpkg-deb", "-c", deb).splitlines())
@@ -258,11 +275,14 @@ def test_packages_lay_down(debs):
 
 def test_examples_are_the_readme_s(debs):
     folder = debs[1] / DOC / "keyring-aws-mysql" / "examples"
-    for name, first, last in (("keyring_aws.cnf", "[mysqld]", "log_error_verbosity"),
-                              ("apparmor", "/var/lib/mysql-keyring/", "network inet6 stream,")):
+    for name, first, last in (
+            ("keyring_aws.cnf", "[mysqld]", "log_error_verbosity"),
+            ("component_keyring_aws.cnf", '{ "cmk_id": ', '    "access_key_secret": '),
+            ("apparmor", "/var/lib/mysql-keyring/", "network inet6 stream,")):
         lines = (folder / name).read_text().splitlines()
         assert lines[0].startswith(first) and lines[-1].startswith(last)
         assert all(f"{line}\n" in README for line in lines)
+    assert (folder / "mysqld.my").read_text() in README.replace("' > /usr/sbin/mysqld.my", "")
 
 
 def test_lintian_finds_no_error(debs):
@@ -333,3 +353,60 @@ def test_packaged_plugin_works_in_mysql(debs, certs):
         db.sql("CREATE DATABASE d")
         db.sql("CREATE TABLE d.t (a INT) ENCRYPTION = 'Y'")
         assert kms.count("Decrypt") > 0 and kms.crashes == []
+
+
+def readme_sql(section: str) -> list[str]:
+    """The statements in a section's steps."""
+    text = re.search(rf"^### {re.escape(section)}\n(.*?)(?=^##)", README, re.M | re.S)[1]
+    return re.findall(r"^ +((?:SELECT|CREATE|ALTER)\b[^;]*);$", text, re.M)
+
+
+def test_packaged_component_works_in_mysql(debs, certs):
+    """As the README's steps say, with the examples, but for the KMS key, the access key and the
+    files' places. Then the plugin serves the same tables, and then the component again."""
+    examples = debs[1] / DOC / "keyring-aws-mysql/examples"
+    settings = json.loads((examples / "component_keyring_aws.cnf").read_text())
+    with Emulator(*certs.good) as kms, MySQL(plugin=debs[1] / PLUGIN) as db:
+        if not Expect(db.version).components:
+            pytest.skip("this server has no keyring components")
+        conf = write_conf(db.folder / "conf", ACCESS_KEY_ID, SECRET)
+        both = {"endpoint": kms.url, "ca_file": str(certs.ca)}
+        data = db.folder / "keyring" / "data"
+        settings |= {"cmk_id": KEY_ARN, "data_file": str(data), "keyring_aws": both}
+        settings["aws_authentication"] |= {"access_key_id": ACCESS_KEY_ID,
+                                           "access_key_secret": SECRET}
+        db.components({"component_keyring_aws": settings})
+        manifest, cnf = db.folder / "bin/mysqld.my", db.plugin_dir / "component_keyring_aws.cnf"
+        assert json.loads(manifest.read_text()) == json.loads((examples / "mysqld.my").read_text())
+        cnf.chmod(0o600)
+        db.start()
+        status, *made, rotate_cmk, rotate_keys, refresh = readme_sql(
+            "The component, for MySQL 8.0.24 and later")
+        assert dict(db.sql(status))["Component_status"] == "Active"
+        assert not data.exists(), "a look at the status makes nothing"
+        assert kms.count("GenerateDataKeyWithoutPlaintext") == 0, "KMS is asked for a key only"
+        for statement in [*made, rotate_cmk, rotate_keys, refresh]:
+            db.sql(statement)
+        assert len(made) == 2 and kms.count("GenerateDataKeyWithoutPlaintext") == 1
+        assert data.exists()
+        db.sql("INSERT INTO secret.t VALUES (7)")
+        db.sql("ALTER INSTANCE RELOAD KEYRING")
+        functions = "SELECT keyring_aws_rotate_cmk(), keyring_aws_rotate_keys()"
+        assert db.sql(functions) == [(1, 1)]
+
+        db.stop()
+        db.components(None)
+        options = {f"keyring_aws_{name}": value for name, value in both.items()} | {
+            "keyring_aws_cmk_id": KEY_ARN, "keyring_aws_data_file": data,
+            "keyring_aws_conf_file": cnf}
+        db.start("--early-plugin-load=keyring_aws.so",
+                 *(f"--{name}={value}" for name, value in options.items()))
+        assert db.sql("SELECT * FROM secret.t") == [(7,)] and db.sql(functions) == [(1, 1)]
+
+        db.stop()
+        moved = {name.removeprefix("keyring_aws_"): str(value) for name, value in options.items()}
+        db.components({"component_keyring_aws": {"keyring_aws": moved | {
+            "conf_file": str(conf), "create": False}}})
+        db.start()
+        assert db.sql("SELECT * FROM secret.t") == [(7,)] and db.sql(functions) == [(1, 1)]
+        assert dict(db.sql(status))["Keys"] == "1" and kms.crashes == []

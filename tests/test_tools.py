@@ -5,19 +5,23 @@ must find a fault of the kind that it looks for.  Then come run.py, coverage.py 
 """
 
 import collections
+import contextlib
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from conftest import LONG
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "bench"))
 import bench                                                        # noqa: E402
 import harness                                                      # noqa: E402
 import in_mysql                                                     # noqa: E402
 import in_process                                                   # noqa: E402
+from harness import Medians                                         # noqa: E402
 import coverage                                                     # noqa: E402
 import run                                                          # noqa: E402
 
@@ -62,15 +66,17 @@ def test_it_would_find_a_fault(look):
     assert "looked_at.c" in look(FAULT)
 
 
-WHOLE = {"plugin": PLUGIN, "library without libcurl": "#define KEYRING_AWS_NO_CURL\n" + LIBRARY,
-         "library": LIBRARY, "library, static": "#define KEYRING_AWS_STATIC\n" + LIBRARY}
+# The library is in the plugin, too, and cppcheck looks at each way through the preprocessor.
+WHOLE = {"plugin": PLUGIN}
+WHOLE_LONG = {"library": LIBRARY, "library, static": "#define KEYRING_AWS_STATIC\n" + LIBRARY,
+              "library without libcurl": "#define KEYRING_AWS_NO_CURL\n" + LIBRARY}
 
 
-@pytest.mark.parametrize("name", WHOLE)
-def test_nothing_is_found(look, name):
-    if look.tool is analyze and name.startswith("library") and "without" not in name and not LONG:
-        pytest.skip("it is in the plugin, too; the analyzer takes its time")
-    assert look(WHOLE[name]) == ""
+@pytest.mark.parametrize("text", [*WHOLE.values(), *(
+    pytest.param(text, marks=pytest.mark.long) for text in WHOLE_LONG.values())],
+    ids=[*WHOLE, *WHOLE_LONG])
+def test_nothing_is_found(look, text):
+    assert look(text) == ""
 
 
 # ---- run.py: what counts as passed -------------------------------------------------------------
@@ -101,6 +107,35 @@ def test_run_has_all_parts(tmp_path, monkeypatch):
                           *(path.stem for path in TOP.glob("tests/test_*.py"))}
     assert [name for name in names if name.startswith("unit-")] == [
         "unit-test_sys", "unit-test_ring", "unit-test_a"], "the rooms' order, then the others"
+
+
+def test_run_keeps_two_cores_busy(monkeypatch):
+    """Each part once; never more than two that compute; and what waits begins at once, too."""
+    running, most, order, lock = collections.Counter(), collections.Counter(), [], threading.Lock()
+
+    def pretend(name: str, command: list[str]) -> tuple[int, int]:
+        kind = name[:4]
+        with lock:
+            order.append(name)
+            running[kind] += 1
+            running["all"] += 1
+            for each in running:
+                most[each] = max(most[each], running[each])
+        time.sleep(0.02 if kind == "unit" else 0.05)
+        with lock:
+            running[kind] -= 1
+            running["all"] -= 1
+        return int(name[-2:]), 1
+
+    monkeypatch.setattr(run, "run", pretend)
+    names = [f"{kind}{number:02}" for kind in ("unit-test_a", "test_mysql_a")
+             for number in range(20)]
+    results = run.run_all([(name, []) for name in names])
+    assert sorted(order) == sorted(names)
+    assert [sum(each) for each in zip(*results)] == [2 * sum(range(20)), 40]
+    assert most["unit"] == 2 and 2 < most["test"] <= 4 and most["all"] == 4
+    assert {name[:4] for name in order[:4]} == {"unit", "test"}
+    assert run.run_all([("test_mysql_a01", [])]) == [(1, 1)]
 
 
 # ---- coverage.py: uncovered.txt names what no test reaches, all of it and nothing else -----------
@@ -145,7 +180,19 @@ def test_bench_works(tmp_path, monkeypatch, capsys, title, options):
     monkeypatch.delitem(harness.LONG_PARTS, "many_tables")
     monkeypatch.delitem(harness.LONG_PARTS, "start_while_kms_hangs")
     monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", *options])
+    printed = []
+    monkeypatch.setattr(harness, "Medians", lambda text: printed.append(text) or Medians(text))
+    cores = os.sched_getaffinity(0)
     assert bench.main() == 0
+    assert os.sched_getaffinity(0) == cores
+    if not options:
+        for ours, bare, beyond in (("ours_cpu", "bare_cpu", "beyond"),
+                                   ("post_signed", "post", "curl")):
+            (text,) = [text for text in printed if f"\n{beyond} " in text]
+            rounds = [[float(value) for value in re.findall(rf"(?m)^{name} (.*)", text)]
+                      for name in (ours, bare, beyond)]
+            assert len(rounds[2]) == 2
+            assert all(abs(a - b - c) < 0.001 for a, b, c in zip(*rounds, strict=True))
     wanted = {name for name in rows_of(half(title)) if not re.match(IN_SERVER, name)}
     assert wanted and rows_of((tmp_path / "table.md").read_text()) == wanted
     said = capsys.readouterr().out
@@ -154,6 +201,24 @@ def test_bench_works(tmp_path, monkeypatch, capsys, title, options):
         assert int(re.search(r"(\d+) requests", said)[1]) > 100
         assert float(re.search(r": ([\d.]+) s; 1.0 s the quota allows", said)[1]) > 0.9
     assert before == (bench.RESULTS.read_text(), bench.README.read_text()), "quick: nothing kept"
+
+
+def test_on_its_own_core():
+    """All its threads are, and we are on ours; and nothing is left of that."""
+    cores = os.sched_getaffinity(0)
+    kms = object.__new__(harness.Canned)
+    with subprocess.Popen([sys.executable, "-c", "import threading, time; threading.Thread("
+                           "target=input).start(); print(1, flush=True); input()"], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as kms.process:
+        kms.process.stdout.readline()
+        threads = list(map(int, os.listdir(f"/proc/{kms.process.pid}/task")))
+        with kms.on_its_own_core():
+            (its,) = {frozenset(os.sched_getaffinity(each)) for each in threads}
+            ours = os.sched_getaffinity(0)
+            assert len(its) == len(ours) == 1 and len(threads) == 2
+            assert its | ours == {min(cores), max(cores)}
+        assert all(os.sched_getaffinity(each) == cores for each in (0, *threads))
+        kms.process.communicate("\n\n")
 
 
 def test_the_readme_repeats_five_of_the_results():
@@ -198,7 +263,7 @@ def test_a_missed_goal_says_why():
 @pytest.mark.parametrize("part, row, just, beyond", [
     ("commit", 0, {"ours.0": 130, "limit.0": 100}, {"ours.0": 131}),
     ("commit", 3, {"ours.0": 100, "ours.100000": 110}, {"ours.100000": 111}),
-    ("fetch", 0, {"ours_cpu": 125, "bare_cpu": 100}, {"ours_cpu": 126}),
+    ("fetch", 0, {"beyond": 25}, {"beyond": 25.1}),
     ("fetch", 1, {"ours_slow": 101, "bare_slow": 100}, {"ours_slow": 102}),
     ("sign", 0, {"ours": 150, "limit": 100}, {"ours": 151}),
     ("sign", 1, {"whole": 150, "whole_limit": 100}, {"whole": 151}),
@@ -217,7 +282,8 @@ def test_bench_goals(monkeypatch, part, row, just, beyond):
     for figures, met in ((just, True), (just | beyond, False)):
         got = collections.defaultdict(lambda: 1.0, usual_allocations=0, long_allocations=0)
         monkeypatch.setattr(in_process, "micro", lambda *_: got | figures)
-        kms = type("Kms", (), {"at_once": "", "after_5": "", "after_10": ""})
+        kms = type("Kms", (), {"at_once": "", "after_5": "", "after_10": "",
+                               "on_its_own_core": contextlib.nullcontext})
         assert harness.PARTS[part](kms, shared)[row].met is met, figures
 
 
@@ -229,7 +295,7 @@ def test_bench_goals(monkeypatch, part, row, just, beyond):
     (2, [(1100, 900), (1000, 0)], [(1101, 900), (1000, 0)])])
 def test_bench_goals_in_a_server(monkeypatch, step, just, beyond):
     """With a cache; without one there is no goal, and all is printed."""
-    ours, theirs = (type("Many", (), {"tables": 1000})() for _ in range(2))
+    ours, theirs = (type("Many", (), {"tables": 1000, "door": "plugin"})() for _ in range(2))
     for figures, met in ((just, True), (beyond, False)):
         done = {ours: [(1, 1)] * 3, theirs: [(1, 0)] * 3}
         done[ours][step], done[theirs][step] = figures
@@ -238,23 +304,18 @@ def test_bench_goals_in_a_server(monkeypatch, step, just, beyond):
         assert in_mysql.step_rows(ours, theirs, 0)[step].met is None
 
 
-@pytest.mark.parametrize("knows", [False, True])
-def test_bench_has_rows_for_a_cache_once_the_plugin_has_one(monkeypatch, knows):
+def test_bench_has_rows_for_both_doors_and_for_the_cache(monkeypatch):
     class Many:
         tables, close = 1000, lambda self: None
 
-        def __init__(self, url: str | None) -> None:
-            self.url = url
-
-    def one_round(server: Many, cache: int) -> list[tuple[float, int]]:
-        server.knows_cache = knows and server.url is not None
-        return [(1.0, 1)] * 3
+        def __init__(self, url: str | None, door: str) -> None:
+            self.url, self.door = url, door
 
     monkeypatch.setattr(in_mysql, "Many", Many)
-    monkeypatch.setattr(in_mysql, "one_round", one_round)
+    monkeypatch.setattr(in_mysql, "one_round", lambda *_: [(1.0, 1)] * 3)
     rows = in_mysql.many_tables(type("Kms", (), {"after_10": "http://there"}), {})
     ends = [row.name.partition("10 ms")[2] for row in rows]
-    assert ends == [""] * 3 + [", cache 60 s"] * 3 * knows
+    assert ends == [*[""] * 3, *[", cache 60 s"] * 3, *[", component_keyring_aws, cache 60 s"] * 3]
 
 
 def test_the_part_of_a_quota_that_is_used():

@@ -212,9 +212,9 @@ bench_fetch(kaws *ring, size_t n)
 static size_t
 bench_json(char *reply, size_t len)
 {
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } } };
+    kaws__member want[] = { { .name = "CiphertextBlob" },
+                            { .name = "Plaintext" },
+                            { .name = "KeyId" } };
     size_t offset;
 
     bench_must(kaws__json_read((uint8_t *)reply, len, want, 3, &offset) ==

@@ -88,7 +88,8 @@ HEAD = """\
 
 `make bench` and `make bench-long` write this list, each its own half. What is compared took turns,
 and a figure is the median of its rounds. Of CPU time, and with a thousand tables, it is the least.
-Times differ from machine to machine: look at the ratios.
+Of a difference, it is the median of what the two differed by in each round. Times differ from
+machine to machine: look at the ratios.
 """
 
 

@@ -6,13 +6,14 @@ never quite idle.
 """
 
 import collections
+import contextlib
 import os
 import statistics
 import subprocess
 import sys
 import urllib.request
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
@@ -111,6 +112,24 @@ class Canned:
     def __exit__(self, *_: object) -> None:
         self.process.stdin.close()
         self.process.wait(10)
+
+    @contextlib.contextmanager
+    def on_its_own_core(self) -> Iterator[None]:
+        """It stays on one core, and what we run on another.  A request costs its sender twice as
+        much if it has to wake another core, and whether it has to would otherwise change from one
+        second to the next.  A real KMS is never on our core."""
+        cores = os.sched_getaffinity(0)
+
+        def stay(ours: set[int], its: set[int]) -> None:
+            os.sched_setaffinity(0, ours)
+            for thread in os.listdir(f"/proc/{self.process.pid}/task"):
+                os.sched_setaffinity(int(thread), its)
+
+        stay({min(cores)}, {max(cores)})
+        try:
+            yield
+        finally:
+            stay(cores, cores)
 
     @staticmethod
     def ask(url: str, path: str = "/stats") -> tuple[int, int, int]:

@@ -32,15 +32,16 @@ def commit(kms: Canned, shared: dict) -> list[Row]:
 
 @part
 def fetch(kms: Canned, shared: dict) -> list[Row]:
-    got = micro("fetch", harness.DATA, kms.at_once, kms.after_5, times(41, 2))
-    beyond = got["ours_cpu"] - got["bare_cpu"]
-    slow = got["ours_slow"] / got["bare_slow"]
-    shared["fetch_cpu"], shared["beyond"] = got["ours_cpu"], beyond
+    with kms.on_its_own_core():
+        got = micro("fetch", harness.DATA, kms.at_once, times(101, 2))
+    waited = micro("fetch_slow", harness.DATA, kms.after_5, times(410, 20))
+    slow = waited["ours_slow"] / waited["bare_slow"]
+    shared["fetch_cpu"] = got["ours_cpu"]
     return [Row("fetch, CPU", us(got["ours_cpu"]), f"{us(got['bare_cpu'])} bare libcurl POST",
-                f"{us(beyond)} beyond it", "25 us beyond", beyond <= 25, "5 us are the SHA-256"
-                " of a signature, 5 us a handle of libcurl's own for each request"),
-            Row("fetch, wall, KMS takes 5 ms", us(got["ours_slow"]),
-                f"{us(got['bare_slow'])} bare libcurl POST", fold(slow), "1.01x", slow <= 1.01)]
+                f"{us(got['beyond'])} beyond it", "25 us beyond", got["beyond"] <= 25, "5 us are"
+                " the SHA-256 of a signature, 5 us a handle of libcurl's own for each request"),
+            Row("fetch, wall, KMS takes 5 ms", us(waited["ours_slow"]),
+                f"{us(waited['bare_slow'])} bare libcurl POST", fold(slow), "1.01x", slow <= 1.01)]
 
 
 def crowd(url: str, rounds: int, calls: int) -> tuple[Medians, int]:
@@ -110,9 +111,9 @@ def botocore_us(rounds: int) -> float:
 
 @part
 def sign(kms: Canned, shared: dict) -> list[Row]:
-    got = micro("sign", harness.DATA, kms.at_once, times(41, 2))
-    boto = botocore_us(times(21, 2))
-    curl = got["post_signed"] - got["post"]
+    with kms.on_its_own_core():
+        got = micro("sign", harness.DATA, kms.at_once, times(41, 2))
+    boto, curl = botocore_us(times(21, 2)), got["curl"]
     ratio, whole = got["ours"] / got["limit"], got["whole"] / got["whole_limit"]
     return [Row("sign, the key of the day kept",
                 f"{us(got['ours'])}, {1e6 / got['ours']:,.0f}/s",

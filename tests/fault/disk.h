@@ -1484,6 +1484,14 @@ disk_fcntl(int fd, int call, struct flock *range)
 }
 
 
+/* Programs are not part of the disk. */
+DISK int
+disk_SYS_pipe2(int ends[2], int flags)
+{
+    return pipe2(ends, flags);
+}
+
+
 DISK void *
 disk_pages(size_t len)
 {

@@ -45,8 +45,9 @@ complain(thread *t, const char *what, kaws_status status,
 }
 
 
-/* The answer must be that, or of a KMS that does not do as it is told. Whether
- * it succeeded. */
+/* The answer must be that, or of a KMS that does not do as it is told; then a
+ * second passes. If the clock stood still, an outage would last for as long as
+ * all calls are refused for it. Whether it succeeded. */
 static int
 went_as(thread *t, const char *what, kaws_status status, kaws_status want,
         const kaws_error *err)
@@ -57,6 +58,8 @@ went_as(thread *t, const char *what, kaws_status status, kaws_status want,
 
     if (status != want && (t->strict || !fault))
         complain(t, what, status, err);
+    if (fault)
+        fake_sleep_ms(&t->w->f, 1000);
     t->done += status == KAWS_OK;
     return status == KAWS_OK;
 }

@@ -92,7 +92,7 @@ static void
 look_for_all(const char *date, const char *region)
 {
     static const char start[] = "AWS4" FAKE_SECRET;
-    uint8_t key[32];
+    uint8_t key[32], sts[32];
     kaws__buf text;
     size_t i;
 
@@ -111,9 +111,13 @@ look_for_all(const char *date, const char *region)
     look_for("the session token", TOKEN, strlen(TOKEN));
     look_for_key(key, sizeof start - 1, start, date);
     look_for_key(key, 32, key, region);
+    memcpy(sts, key, 32);
     look_for_key(key, 32, key, "kms");
     look_for_key(key, 32, key, "aws4_request");
     look_for_key(key, 32, key, "");
+    look_for_key(sts, 32, sts, "sts");
+    look_for_key(sts, 32, sts, "aws4_request");
+    look_for_key(sts, 32, sts, "");
     kaws__buf_free(&text);
 }
 
@@ -130,6 +134,18 @@ found_at(const uint8_t *at)
         != NULL && at[10] != '\0')
         return "a signature";
     return NULL;
+}
+
+
+/* Clears the stack below: what others left there is not ours. */
+static void
+clear_stack(void)
+{
+    volatile char below[1 << 17];
+    size_t i;
+
+    for (i = 0; i < sizeof below; i++)
+        below[i] = 0;
 }
 
 
@@ -167,6 +183,8 @@ __cyg_profile_func_exit(void *function, void *caller)
             printf("left %s %p %s\n", operation, function, label);
         last = label != NULL ? label : last;
     }
+    if (operation != NULL && function == (void *)(uintptr_t)kaws__curl_send)
+        clear_stack();                    /* of what libcurl left             */
 }
 
 
@@ -179,18 +197,6 @@ typedef struct scene {
     kaws_error  err;
     kaws_sealed sealed, out;
 } scene;
-
-
-/* Clears the stack below: what the fake KMS leaves there is not ours. */
-static void
-clear_stack(void)
-{
-    volatile char below[1 << 17];
-    size_t i;
-
-    for (i = 0; i < sizeof below; i++)
-        below[i] = 0;
-}
 
 
 static int
@@ -440,10 +446,154 @@ be_in_a_role(scene *s)
 }
 
 
+#define ROLE_ARN "arn:aws:iam::" FAKE_OWN ":role/app"
+
+/* AWS STS, which gives the same secrets as the conf file has. */
+static int
+send_sts(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    struct fake *f = ctx;
+
+    if (strncmp(q->url, "https://sts.", 12) != 0)
+        return send_quietly(ctx, q, r);
+    (void)snprintf(r->request_id, sizeof r->request_id, "sts-%d", ++f->replies);
+    r->http = f->user != NULL ? 403 : 200;
+    r->body_len = (size_t)snprintf((char *)r->body, r->body_max, r->http == 403
+        ? "<E><Error><Code>AccessDenied</Code><Message>" TOKEN "</Message>"
+        "</Error></E>" : "<A><R><Credentials><AccessKeyId>" FAKE_ID
+        "</AccessKeyId><SecretAccessKey>" FAKE_SECRET "</SecretAccessKey>"
+        "<SessionToken>" TOKEN "</SessionToken><Expiration>2027-01-01T00:00:00Z"
+        "</Expiration></Credentials></R></A>");
+    return 0;
+}
+
+
+/* A role that follows the conf file. */
+static void
+be_assumed(scene *s)
+{
+    (void)do_close(s);
+    s->cfg.hooks.send = send_sts;
+    s->cfg.role_arn = ROLE_ARN;
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+}
+
+
+static void
+be_assumed_no_more(scene *s)
+{
+    be_assumed(s);
+    s->f.user = s;
+}
+
+
+/* Two roles that follow the keys of a profile. */
+static void
+be_in_a_chain(scene *s)
+{
+    be_in_a_profile(s);
+    (void)do_close(s);
+    fake_write_conf(&s->f, "[default]\nrole_arn = " ROLE_ARN "\n"
+                    "source_profile = b\n[b]\naws_access_key_id = " FAKE_ID
+                    "\naws_secret_access_key = " FAKE_SECRET "\n"
+                    "aws_session_token = " TOKEN "\n");
+    be_assumed(s);
+}
+
+
+/* A role for a token. */
+static void
+be_in_a_cluster(scene *s)
+{
+    static char path[128];
+    FILE *to;
+
+    (void)do_close(s);
+    (void)snprintf(path, sizeof path, "%s/token", s->f.dir);
+    to = fopen(path, "w");
+    if (to == NULL || fputs(TOKEN, to) < 0 || fclose(to) != 0)
+        exit(1);
+    (void)setenv("AWS_WEB_IDENTITY_TOKEN_FILE", path, 1);
+    (void)setenv("AWS_ROLE_ARN", ROLE_ARN, 1);
+    s->cfg.auth = "native";
+    s->cfg.hooks.send = send_sts;
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+}
+
+
+/* What a program prints; it fails if it has an argument. */
+static void
+be_printed(scene *s)
+{
+    char path[128], text[400];
+    FILE *to;
+
+    be_in_a_profile(s);
+    (void)snprintf(path, sizeof path, "%s/helper", s->f.dir);
+    to = fopen(path, "w");
+    if (to == NULL || fputs("#!/bin/sh\necho '{\"Version\":1,\"AccessKeyId\":"
+                            "\"" FAKE_ID "\",\"SecretAccessKey\":\""
+                            FAKE_SECRET "\",\"SessionToken\":\"" TOKEN
+                            "\"}'\nexit $#\n", to) < 0 ||
+        fclose(to) != 0 || chmod(path, 0700) != 0)
+        exit(1);
+    (void)snprintf(text, sizeof text, "[default]\ncredential_process = %s%s\n",
+                   path, s->f.user != NULL ? " x" : "");
+    fake_write_conf(&s->f, text);
+}
+
+
+static void
+be_printed_in_vain(scene *s)
+{
+    s->f.user = s;
+    be_printed(s);
+}
+
+
 static void
 be_given_no_more(scene *s)
 {
     be_given(s);
+    s->f.user = s;
+}
+
+
+#define MULTI(region) "arn:aws:kms:" region ":" FAKE_OWN ":key/mrk-1"
+
+/* A KMS key in two regions, of which the first does not answer. */
+static int
+send_elsewhere(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    const struct fake *f = ctx;
+
+    if (f->user == NULL || strstr(q->url, "us-east-1") == NULL)
+        return send_quietly(ctx, q, r);
+    (void)snprintf(r->text, sizeof r->text, "no route");
+    return 1;
+}
+
+
+static void
+be_elsewhere(scene *s)
+{
+    kaws_bytes before = { older, PLAIN };
+    int i;
+
+    must(s, "a", kaws_remove(s->ring, name_of("a"), &s->err), KAWS_OK);
+    (void)do_close(s);
+    (void)snprintf(s->f.keys[4].arn, sizeof s->f.keys[4].arn,
+                   MULTI("us-east-1"));
+    (void)snprintf(s->f.keys[5].arn, sizeof s->f.keys[5].arn,
+                   MULTI("eu-central-1"));
+    s->cfg.hooks.send = send_elsewhere;
+    s->cfg.kms_key_id = MULTI("us-east-1");
+    s->cfg.failover_regions = "eu-central-1";
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+    for (i = 0; i < KAWS__CHECKED_MAX; i++)       /* no thread is to run      */
+        s->ring->kms.checked[i].ms = s->f.now_ms;
+    must(s, "a", kaws_store(s->ring, name_of("a"), "AES", before, &s->err),
+         KAWS_OK);
     s->f.user = s;
 }
 
@@ -524,6 +674,8 @@ static const struct row {
       { "Decrypt", .from = "KeyId", .to = "KeyIs" } },
     { "fetch-cut", job_fetch, KAWS_REPLY, NULL,
       { "Decrypt", .times = 9, .cut = 120 } },
+    { "fetch-elsewhere", job_fetch, KAWS_OK, be_elsewhere, { NULL } },
+    { "store-elsewhere", job_store, KAWS_OK, be_elsewhere, { NULL } },
     { "fetch-and-keep", job_fetch, KAWS_OK, keep_keys, { NULL } },
     { "fetch-kept", job_fetch, KAWS_OK, keep_it, { NULL } },
     { "fetch-altered", job_fetch, KAWS_OK, alter_it, { NULL } },
@@ -539,6 +691,14 @@ static const struct row {
     { "reload-no-profile", job_reload, KAWS_CONFIG, be_in_no_profile,
       { NULL } },
     { "reload-role", job_reload, KAWS_OK, be_in_a_role, { NULL } },
+    { "reload-assumed", job_reload, KAWS_OK, be_assumed, { NULL } },
+    { "reload-denied", job_reload, KAWS_CREDENTIALS, be_assumed_no_more,
+      { NULL } },
+    { "reload-chain", job_reload, KAWS_OK, be_in_a_chain, { NULL } },
+    { "reload-program", job_reload, KAWS_OK, be_printed, { NULL } },
+    { "reload-program-fails", job_reload, KAWS_SERVICE, be_printed_in_vain,
+      { NULL } },
+    { "reload-web", job_reload, KAWS_OK, be_in_a_cluster, { NULL } },
     { "rotate", job_rotate, KAWS_OK, NULL, { NULL } },
     { "rewrap", job_rewrap, KAWS_OK, NULL, { NULL } },
     { "rewrap-across", job_rewrap, KAWS_OK, go_west, { NULL } },

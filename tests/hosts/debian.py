@@ -32,10 +32,11 @@ class ServerError(Exception):
 # Packages that are depended upon and not needed: apt is told that they are there.
 NOT_NEEDED = ("perl", "debconf", "ca-certificates")
 
-# Files that are not needed: of the programs only mysqld, mysql and python3 are.
-EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql?*",
-           "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror", "./usr/bin/i*",
-           "./usr/lib/*/gconv")
+# Files that are not needed: of the programs only mysqld, mysql, mysql_migrate_keyring and python3
+# are.
+EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql[!_]*",
+           "./usr/bin/mysql_[!m]*", "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror",
+           "./usr/bin/i*", "./usr/lib/*/gconv")
 
 APT_CONF = """\
 #clear APT::Update::Pre-Invoke;

@@ -161,8 +161,8 @@ on_log(void *ctx, int level, const char *line)
 
 /* ---- life -------------------------------------------------------------- */
 
-/* open NAME=VALUE... with the members of kaws_config */
-static int64_t later_ms;                  /* by __atomic: see the command     */
+static int64_t later_ms;          /* these three by __atomic: see commands    */
+static int cancelled, cancellable;
 
 
 /* Its clock is ahead of the system's by as much as it was told to. */
@@ -178,6 +178,16 @@ ticks_ms(void *ctx)
 }
 
 
+static int
+ask_cancelled(void *ctx)
+{
+    (void)ctx;
+    return __atomic_load_n(&cancelled, __ATOMIC_SEQ_CST);
+}
+
+
+/* NAME=VALUE... with the members of kaws_config; cancellable=1: the ring has
+ * the hook, and the command `cancel` says what it answers. */
 static kaws_status
 run_open(job *j)
 {
@@ -195,7 +205,14 @@ run_open(job *j)
         { "credentials_file=", &cfg.credentials_file, NULL },
         { "endpoint=", &cfg.endpoint, NULL },
         { "sts_endpoint=", &cfg.sts_endpoint, NULL },
+        { "failover_regions=", &cfg.failover_regions, NULL },
+        { "role_arn=", &cfg.role_arn, NULL },
+        { "role_external_id=", &cfg.role_external_id, NULL },
+        { "role_session_name=", &cfg.role_session_name, NULL },
         { "ca_file=", &cfg.ca_file, NULL },
+        { "proxy=", &cfg.proxy, NULL },
+        { "fips=", NULL, &cfg.fips },
+        { "dualstack=", NULL, &cfg.dualstack },
         { "read_only=", NULL, &cfg.read_only },
         { "must_exist=", NULL, &cfg.must_exist },
         { "must_have_creds=", NULL, &cfg.must_have_creds },
@@ -203,11 +220,13 @@ run_open(job *j)
         { "timeout_ms=", NULL, &cfg.timeout_ms },
         { "max_attempts=", NULL, &cfg.max_attempts },
         { "rewrap_parallel=", NULL, &cfg.rewrap_parallel },
-        { "cache_seconds=", NULL, &cfg.cache_seconds }
+        { "cache_seconds=", NULL, &cfg.cache_seconds },
+        { "cancellable=", NULL, &cancellable }
     };
     size_t i, m;
 
     memset(&cfg, 0, sizeof cfg);
+    cancellable = 0;
     cfg.hooks.log = on_log;
     cfg.hooks.ticks_ms = ticks_ms;
     for (i = 0; i < j->count; i++)
@@ -221,6 +240,7 @@ run_open(job *j)
             else
                 *members[m].number = (int)strtol(value + n, NULL, 10);
         }
+    cfg.hooks.cancelled = cancellable ? ask_cancelled : NULL;
     return kaws_open(&ring, &cfg, &j->err);
 }
 
@@ -315,7 +335,9 @@ run_stats(job *j)
     put_number(j->out, s.cache_hits);
     put_number(j->out, s.rewrap_done);
     put_number(j->out, s.rewrap_total);
+    put_number(j->out, s.failovers);
     put_bytes(j->out, s.checksum, sizeof s.checksum);
+    put_text(j->out, s.region_in_use);
     return KAWS_OK;
 }
 
@@ -562,6 +584,61 @@ run_wipe(job *j)
 }
 
 
+/* [SECONDS], or as many as it takes for a host that did not answer to be tried
+ * again. */
+static kaws_status
+run_later(job *j)
+{
+    int64_t ms = j->count > 0 ? NUMBER(0) * (int64_t)1000 : 10000;
+
+    __atomic_add_fetch(&later_ms, ms, __ATOMIC_SEQ_CST);
+    return KAWS_OK;
+}
+
+
+/* KEY-ID USER-ID, and then as for open. A forked child tries to fetch a key,
+ * closes the ring, opens one of its own, and fetches the key. Gives the two
+ * statuses of the fetches, as numbers, and how many ms it took to close. */
+static kaws_status
+run_child(job *j)
+{
+    job own = *j;
+    uint8_t said[3] = { 0, 0, 0 };
+    int64_t began;
+    int ends[2];
+    kaws_key key;
+    pid_t pid;
+
+    if (pipe(ends) != 0)
+        abort();
+    pthread_mutex_lock(&output);          /* the log, and stdout, are at rest */
+    pid = fork();
+    pthread_mutex_unlock(&output);
+    if (pid == 0) {
+        said[0] = (uint8_t)kaws_fetch(ring, name_of(j), &key, NULL);
+        began = kaws__sys_ticks_ms(NULL);
+        kaws_close(ring);
+        began = kaws__sys_ticks_ms(NULL) - began;
+        said[2] = (uint8_t)(began < 255 ? began : 255);
+        memmove(own.args, own.args + 2, sizeof own.args - 2 * sizeof (arg));
+        own.count -= 2;
+        said[1] = (uint8_t)run_open(&own);
+        if (said[1] == KAWS_OK)
+            said[1] = (uint8_t)kaws_fetch(ring, name_of(j), &key, NULL);
+        _exit(write(ends[1], said, sizeof said) != (ssize_t)sizeof said);
+    }
+    if (pid < 0 || read(ends[0], said, sizeof said) != (ssize_t)sizeof said ||
+        waitpid(pid, NULL, 0) != pid)
+        abort();
+    close(ends[0]);
+    close(ends[1]);
+    put_number(j->out, said[0]);
+    put_number(j->out, said[1]);
+    put_number(j->out, said[2]);
+    return KAWS_OK;
+}
+
+
 /* ---- what is one call --------------------------------------------------- */
 
 /* X(command, arguments, silent, call); keys are KEY-ID USER-ID ... */
@@ -585,8 +662,9 @@ run_wipe(job *j)
       (kaws_walk_end(walk), kaws_walk_begin(ring, &walk, &j->err)))           \
     X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \
     X(close, 0, 1, (kaws_close(ring), ring = NULL, KAWS_OK))                  \
-    X(later, 0, 1,        /* a host that did not answer is tried again */     \
-      (__atomic_add_fetch(&later_ms, 10000, __ATOMIC_SEQ_CST), KAWS_OK))      \
+    X(cancel, 1, 1,                                                           \
+      (__atomic_store_n(&cancelled, (int)NUMBER(0), __ATOMIC_SEQ_CST),        \
+       KAWS_OK))                                                              \
     X(use_timeouts, 2, 1,                                                     \
       (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))     \
     X(use_cache, 1, 1, (kaws_use_cache(ring, (int)NUMBER(0)), KAWS_OK))
@@ -612,6 +690,8 @@ static const command commands[] = {
     { "walk", 0, 0, run_walk, 0 },
     { "walk_next", 0, 0, run_walk_next, 1 },
     { "stats", 0, 0, run_stats, 1 },
+    { "later", 0, 1, run_later, 1 },
+    { "child", 2, ARGS, run_child, 1 },
     { "whoami", 0, 0, run_whoami, 0 },
     { "kms_generate", 2, ARGS, run_kms_generate, 0 },
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },

@@ -26,7 +26,7 @@ from servers import BUILD, clean_environment
 HERE = Path(__file__).resolve().parent
 HEADER = HERE.parents[1] / "keyring_aws.h"
 STATS = ("keys", "kms_requests", "kms_errors", "kms_retries", "kms_time_us", "cache_hits",
-         "rewrap_done", "rewrap_total")
+         "rewrap_done", "rewrap_total", "failovers")
 
 
 def build_c(source: str) -> Path:
@@ -185,8 +185,9 @@ class Driver:
         return entries(self.ok("walk"))
 
     def stats(self) -> dict:
-        *figures, checksum = self.ok("stats")
-        return {**dict(zip(STATS, map(int, figures))), "checksum": checksum}
+        *figures, checksum, region = self.ok("stats")
+        return {**dict(zip(STATS, map(int, figures))), "checksum": checksum,
+                "region_in_use": region.decode()}
 
     def said(self, pattern: str, level: int = None) -> list:
         """The log lines that match, of one level or any."""

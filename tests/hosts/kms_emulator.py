@@ -2,12 +2,24 @@
 """An emulator of AWS KMS, for the tests.
 
 It speaks KMS's JSON over HTTP/1.1, plain or TLS, and really encrypts.  botocore's own SigV4 signer
-judges every request as it came over the wire.  Faults are injected on command.
+judges every request as it came over the wire.  Faults are injected on command.  On the same port
+are what gives credentials to a role: AWS STS (sts_emulator.py), EC2's metadata, and the endpoint
+that a container has.
 
 From Python:    with Emulator() as kms: kms.fault("Decrypt", "throttle", times=2) ...
-As a program:   kms_emulator.py [--cert FILE --key FILE]
+As a program:   kms_emulator.py [--region NAME] [--cert FILE --key FILE]
                 prints one JSON line {"url", "port", "control"} when it is ready; the control
                 port takes the same operations (see Control); SIGTERM ends it.
+
+An emulator serves every region on its one port, unless it is told the one that it is in:
+
+    with Emulator(region="us-east-1") as home, home.sister("eu-central-1") as other:
+        arn = home.add_key(home.region, ACCOUNT, MULTI_REGION_ID)
+        home.replicate(arn, other.region)
+
+Each has a port, faults, log, clock and users of its own; they share the keys.  Regions that have to
+fail as a process does are programs (see regions.py), which hand keys over by export_key and
+import_key.
 
 It knows the actions that keyring_aws uses, and refuses the rest of KMS.  If AWS's own words for an
 error are not known for certain, the error's type is right, and its text is ours.
@@ -82,6 +94,8 @@ from botocore.compat import HTTPHeaders                             # noqa: E402
 from botocore.credentials import Credentials                        # noqa: E402
 from botocore.loaders import Loader                                 # noqa: E402
 from botocore.model import ServiceModel                             # noqa: E402
+from sts_emulator import ACTIONS as STS_ACTIONS                     # noqa: E402
+from sts_emulator import Sts, StsError, answer_xml, error_xml       # noqa: E402
 
 # ---- what every emulator starts with ------------------------------------------------------------
 
@@ -92,6 +106,8 @@ REGION = "us-east-1"
 KEY_ID = "11111111-2222-3333-4444-555555555555"
 KEY_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{KEY_ID}"
 ALIAS = "alias/keyring"
+MULTI_REGION = "mrk-"                   # begins the id of a key that may have replicas
+MULTI_REGION_ID = MULTI_REGION + "0123456789abcdef0123456789abcdef"
 
 # ---- errors, and what each action takes: botocore's model of KMS says it ------------------------
 
@@ -99,9 +115,10 @@ SERVER_FAULTS = ("KMSInternalException", "DependencyTimeoutException", "KeyUnava
 CAPITAL_MESSAGE = ("AccessDeniedException", "UnsupportedOperationException")
 
 ACTIONS = ("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
-           "DescribeKey", "RotateKeyOnDemand")
+           "DescribeKey", "RotateKeyOnDemand", "ReplicateKey")
 NOT_EMULATED = {"Recipient", "DryRunModifiers", "GrantTokens", "KeySpec", "EncryptionAlgorithm",
-                "SourceEncryptionAlgorithm", "DestinationEncryptionAlgorithm"}
+                "SourceEncryptionAlgorithm", "DestinationEncryptionAlgorithm", "Policy", "Tags",
+                "Description", "BypassPolicyLockoutSafetyCheck"}
 MODEL = ServiceModel(Loader().load_service_model("kms", "service-2"))
 JSON_TYPES = {"structure": dict, "map": dict, "string": str, "blob": str, "integer": int,
               "boolean": bool, "list": list}
@@ -160,22 +177,35 @@ ROTATIONS_MAX = 25
 BLOB_MAGIC, BLOB_TAG = b"\x01KMSemu", 32
 
 
+def partition_of(region: str) -> str:
+    return next((PARTITIONS[each] for each in PARTITIONS if region.startswith(each)), "aws")
+
+
 def make_arn(region: str, account: str, rest: str) -> str:
-    partition = next((PARTITIONS[each] for each in PARTITIONS if region.startswith(each)), "aws")
-    return f"arn:{partition}:kms:{region}:{account}:{rest}"
+    return f"arn:{partition_of(region)}:kms:{region}:{account}:{rest}"
 
 
 class Materials:
-    """A key's materials, newest last."""
+    """A key's materials, newest last; and the regions that have them, that of the primary key
+    first.  Related multi-region keys share one."""
 
-    def __init__(self):
+    def __init__(self, region: str):
         self.secrets, self.rotations, self.due = {}, 0, None
-        self.add()
+        self.made = {}                  # when (monotonic) a material was made
+        self.regions = [region]
+        self.add(os.urandom(32))
 
-    def add(self) -> None:
-        secret = os.urandom(32)
+    def add(self, secret: bytes) -> None:
         self.current_id = hashlib.sha256(b"material id" + secret).hexdigest()
         self.secrets[self.current_id] = secret
+        self.made[self.current_id] = time.monotonic()
+
+    def known(self, born: float, lag_ms: float) -> dict:
+        """The materials that a key knows: those that there were when it was made, and the others
+        so much later."""
+        secrets = self.settle().secrets
+        then = max(born, time.monotonic() - lag_ms / 1000)
+        return {each: secret for each, secret in secrets.items() if self.made[each] <= then}
 
     def rotate(self, milliseconds: float) -> None:
         """Asynchronous, as KMS's is: the new material is there that much later."""
@@ -185,7 +215,7 @@ class Materials:
     def settle(self) -> "Materials":
         if self.due is not None and time.monotonic() >= self.due:
             self.due = None
-            self.add()
+            self.add(os.urandom(32))
         return self
 
 
@@ -199,11 +229,40 @@ class Key:
     usage: str = "ENCRYPT_DECRYPT"
     spec: str = "SYMMETRIC_DEFAULT"
     shared_with: tuple = ()             # accounts that its key policy lets in
+    denied: tuple = ()                  # actions that its key policy forbids to all
+    lag_ms: float = 0                   # how long it takes to know a new material
+    ready: float = 0                    # when (monotonic) it is no longer being created
+    born: float = dataclasses.field(default_factory=time.monotonic)
     created: float = dataclasses.field(default_factory=time.time)
 
     @property
     def arn(self) -> str:
-        return make_arn(self.region, self.account, "key/" + self.key_id)
+        return self.arn_in(self.region)
+
+    def arn_in(self, region: str) -> str:
+        return make_arn(region, self.account, "key/" + self.key_id)
+
+    @property
+    def multi_region(self) -> bool:
+        return self.key_id.startswith(MULTI_REGION)
+
+    @property
+    def primary(self) -> bool:
+        return self.region == self.materials.regions[0]
+
+    @property
+    def known(self) -> dict:
+        """The materials that it knows, newest last."""
+        return self.materials.known(self.born, self.lag_ms)
+
+    @property
+    def material_id(self) -> str:
+        """Of the material that it seals with."""
+        return list(self.known)[-1]
+
+    @property
+    def state_now(self) -> str:
+        return self.state if time.monotonic() >= self.ready else "Creating"
 
 
 def keystream_xor(secret: bytes, nonce: bytes, data: bytes) -> bytes:
@@ -220,9 +279,9 @@ def blob_tag(secret: bytes, front: bytes, context: dict) -> bytes:
 
 def seal(key: Key, context: dict, plain: bytes) -> bytes:
     """A blob: name, nonce, ciphertext, tag; the name is the key's ARN and the material's id."""
-    materials, nonce = key.materials.settle(), os.urandom(16)
-    secret = materials.secrets[materials.current_id]
-    front = blob_name(key.arn, materials.current_id) + nonce + keystream_xor(secret, nonce, plain)
+    material_id, nonce = key.material_id, os.urandom(16)
+    secret = key.materials.secrets[material_id]
+    front = blob_name(key.arn, material_id) + nonce + keystream_xor(secret, nonce, plain)
     return front + blob_tag(secret, front, context)
 
 
@@ -244,9 +303,10 @@ def read_blob(blob: bytes) -> tuple:
 
 
 def unseal(key: Key, context: dict, blob: bytes) -> tuple:
-    """(plaintext, material id); KMS says no word about what was wrong."""
+    """(plaintext, material id); KMS says no word about what was wrong.  A material that has not
+    come to this region yet is as unknown as a false one."""
     _, material_id, at = read_blob(blob)
-    secret, front = key.materials.secrets.get(material_id), blob[:-BLOB_TAG]
+    secret, front = key.known.get(material_id), blob[:-BLOB_TAG]
     if secret is None or not hmac.compare_digest(blob[-BLOB_TAG:],
                                                  blob_tag(secret, front, context)):
         raise KmsError("InvalidCiphertextException")
@@ -296,6 +356,9 @@ class User:
     token: str
     token_expires: float                # Unix seconds
     statements: list
+    arn: str
+    role: str                           # the ARN of the role whose session it is, or None
+    path: tuple                         # where its credentials came from, the last role last
 
     def may_do(self, action: str, arn: str, context: dict) -> bool:
         effects = [each.effect for each in self.statements if each.fits(action, arn, context)]
@@ -328,8 +391,8 @@ class Request:
 class Judge(SigV4Auth):
     """botocore's signer, made to sign the headers that the client says it signed."""
 
-    def __init__(self, user: User, region: str, signed: HTTPHeaders):
-        super().__init__(Credentials(user.access_key_id, user.secret, user.token), "kms", region)
+    def __init__(self, user: User, service: str, region: str, signed: HTTPHeaders):
+        super().__init__(Credentials(user.access_key_id, user.secret, user.token), service, region)
         self.signed = signed
 
     def headers_to_sign(self, request):
@@ -374,8 +437,9 @@ def signed_headers(request: Request, names: list) -> HTTPHeaders:
     return signed
 
 
-def judge(request: Request, users: dict, now: float) -> User:
-    """The user whose signature holds for the request; else raises AWS's error."""
+def judge(request: Request, users: dict, now: float, wanted: str = "kms", where=None) -> User:
+    """The user whose signature holds for the request to that service, in the region `where` if
+    one is given; else raises AWS's error."""
     if not request.get("authorization"):
         raise KmsError("MissingAuthenticationTokenException", "Missing Authentication Token")
     match = AUTHORIZATION.fullmatch(request.get("authorization"))
@@ -390,9 +454,11 @@ def judge(request: Request, users: dict, now: float) -> User:
         raise KmsError("ExpiredTokenException",
                        "The security token included in the request is expired")
     check_skew(stamp, now)
-    if (day, service) != (stamp[:8], "kms"):
-        raise bad_signature("Credential should be scoped to the date and to service 'kms'.")
-    expected = Judge(user, region, signed_headers(request, names.split(";"))).expected(
+    if (day, service) != (stamp[:8], wanted):
+        raise bad_signature(f"Credential should be scoped to the date and to service '{wanted}'.")
+    if where not in (None, region):
+        raise bad_signature(f"Credential should be scoped to a valid region, not '{region}'.")
+    expected = Judge(user, wanted, region, signed_headers(request, names.split(";"))).expected(
         request, stamp)
     if not hmac.compare_digest(expected, signature):
         raise bad_signature("The request signature we calculated does not match the signature "
@@ -403,8 +469,10 @@ def judge(request: Request, users: dict, now: float) -> User:
 # ---- the service: keys, users, actions; no network ----------------------------------------------
 
 KEY_ARN_FORM = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):(\d{12}):((?:key|alias)/.+)")
-KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-KEY_ATTRIBUTES = ("state", "usage", "spec", "shared_with")
+KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
+REGION_FORM = re.compile(r"([a-z]+-){2,3}\d+")
+KEY_ATTRIBUTES = ("state", "usage", "spec", "shared_with", "denied", "lag_ms")
+SHARED_ATTRIBUTES = ("usage", "spec")   # by related multi-region keys
 
 
 @dataclasses.dataclass
@@ -419,42 +487,101 @@ class Call:
 
 
 class Kms:
-    def __init__(self):
-        self.lock = threading.RLock()
-        self.keys, self.aliases, self.users = {}, {}, {}
+    """The keys of all regions, and the users of one, or of all if region is None.
+
+    sister      another region's, with which it shares the keys
+    """
+
+    def __init__(self, region: str = None, sister: "Kms" = None):
+        self.region, self.users = region, {}
+        self.lock = sister.lock if sister else threading.RLock()
+        self.keys = sister.keys if sister else {}
+        self.aliases = sister.aliases if sister else {}
         self.clock_offset = 0           # seconds that this server's clock is fast
         self.rotation_ms = 100          # how long a rotation takes
+        self.creating_ms = 100          # how long ReplicateKey takes, once it has answered
         self.ignore_dry_run = False     # as moto does
-        self.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
-        self.add_key(REGION, ACCOUNT, KEY_ID, ALIAS)
+        if sister:
+            self.users.update(sister.users)
+        else:
+            self.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
+            self.add_key(region or REGION, ACCOUNT, KEY_ID, ALIAS)
 
     def now(self) -> float:
         return time.time() + self.clock_offset
 
     def add_user(self, access_key_id, secret, account, token=None, token_expires=None,
-                 denied=(), policy=None) -> None:
+                 denied=(), policy=None, arn=None, role=None, path=None) -> None:
         """denied: "Decrypt", "Decrypt ARN" ...; policy: an IAM policy, else all is allowed."""
         texts = as_list((policy or {"Statement": {"Effect": "Allow", "Action": "*"}})["Statement"])
         for rule in denied:
             action, _, arn = rule.partition(" ")
             texts.append({"Effect": "Deny", "Action": "kms:" + action, "Resource": arn or "*"})
-        self.users[access_key_id] = User(access_key_id, secret, account, token, token_expires,
-                                         [Statement(text) for text in texts])
+        self.users[access_key_id] = User(
+            access_key_id, secret, account, token, token_expires,
+            [Statement(text) for text in texts],
+            arn or f"arn:aws:iam::{account}:user/{access_key_id}", role, path or (access_key_id,))
 
     def remove_user(self, access_key_id) -> None:
         del self.users[access_key_id]
 
     def add_key(self, region, account, key_id=None, alias=None, **attributes):
-        """Makes a key; returns its ARN."""
+        """Makes a key, a multi-region primary if its id says so; returns its ARN."""
         key_id = key_id or str(uuid.uuid4())
         if not KEY_ID_FORM.fullmatch(key_id):
             raise ValueError(f"bad key id {key_id}")
+        return self.put_key(Key(region, account, key_id, Materials(region)), alias, attributes)
+
+    def put_key(self, key: Key, alias: str, attributes: dict) -> str:
         with self.lock:
-            key = self.keys[region, account, key_id] = Key(region, account, key_id, Materials())
+            self.keys[key.region, key.account, key.key_id] = key
             if alias:
-                self.aliases[region, account, alias] = key
-        self.set_key(key.arn, **attributes)
+                self.aliases[key.region, key.account, alias] = key
+            self.set_key(key.arn, **attributes)
         return key.arn
+
+    def replicate(self, arn: str, region: str, alias=None, creating_ms=0, **attributes) -> str:
+        """Makes a replica of a multi-region primary key; returns its ARN.  The attributes and the
+        alias are the replica's own."""
+        with self.lock:
+            key = self.key(arn)
+            if not key.multi_region or not key.primary or region in key.materials.regions:
+                raise ValueError(f"{arn} cannot be replicated to {region}")
+            key.materials.regions.append(region)
+            return self.put_key(
+                Key(region, key.account, key.key_id, key.materials, usage=key.usage, spec=key.spec,
+                    ready=time.monotonic() + creating_ms / 1000), alias, attributes)
+
+    def export_key(self, arn: str) -> dict:
+        """What another process needs to have a related key: see import_key."""
+        with self.lock:
+            key = self.key(arn)
+            materials = key.materials.settle()
+            return {"account": key.account, "key_id": key.key_id, "regions": materials.regions,
+                    "secrets": [each.hex() for each in materials.secrets.values()],
+                    "rotations": materials.rotations,
+                    **{name: getattr(key, name) for name in SHARED_ATTRIBUTES}}
+
+    def import_key(self, region: str, exported: dict, alias=None, **attributes) -> str:
+        """Makes the replica here of a multi-region key that another process has exported, or, if it
+        is here, brings it up to date; returns its ARN."""
+        with self.lock:
+            account, key_id = exported["account"], exported["key_id"]
+            key = self.keys.get((region, account, key_id))
+            new = key is None
+            if new:
+                key = Key(region, account, key_id, Materials(region))
+                key.materials.secrets.clear()
+            materials = key.materials
+            materials.rotations = exported["rotations"]
+            materials.regions = list(dict.fromkeys([*exported["regions"], region]))
+            for secret in map(bytes.fromhex, exported["secrets"]):
+                if secret not in materials.secrets.values():
+                    materials.add(secret)
+            if new:
+                key.born = time.monotonic()
+            shared = {name: exported[name] for name in SHARED_ATTRIBUTES}
+            return self.put_key(key, alias, {**shared, **attributes})
 
     def key(self, arn: str) -> Key:
         region, account, name = arn.split(":", 5)[3:]
@@ -464,12 +591,20 @@ class Kms:
         for name, value in attributes.items():
             if name not in KEY_ATTRIBUTES:
                 raise ValueError(f"a key has no {name}")
-            setattr(self.key(arn), name, value)
+            key = self.key(arn)
+            for each in list(self.keys.values()) if name in SHARED_ATTRIBUTES else [key]:
+                if each.materials is key.materials:
+                    setattr(each, name, value)
 
     def remove_key(self, arn: str) -> None:
-        key = self.key(arn)
-        del self.keys[key.region, key.account, key.key_id]
-        self.aliases = {name: each for name, each in self.aliases.items() if each is not key}
+        with self.lock:
+            key = self.key(arn)
+            if key.primary and len(key.materials.regions) > 1:
+                raise ValueError(f"{arn} still has replicas")
+            del self.keys[key.region, key.account, key.key_id]
+            key.materials.regions.remove(key.region)
+            for name in [name for name, each in self.aliases.items() if each is key]:
+                del self.aliases[name]
 
     def perform(self, action: str, user: User, region: str, body: bytes) -> dict:
         if action not in ACTIONS or action not in MODEL.operation_names:
@@ -512,9 +647,13 @@ class Kms:
         return key
 
     def find_source(self, call: Call, blob: bytes, pin: str) -> Key:
-        """The key of a blob; a pin must name just that one."""
+        """The key of a blob; a pin must name just that one.  A multi-region key's blob is also that
+        of the key here which is related to it."""
         pinned = self.find_key(call, pin) if pin else None
-        region, account, _, key_id = re.split("[:/]", read_blob(blob)[0])[3:]
+        arn = read_blob(blob)[0]
+        region, account, _, key_id = re.split("[:/]", arn)[3:]
+        if key_id.startswith(MULTI_REGION) and arn.split(":")[1] == partition_of(call.region):
+            region = call.region
         key = self.keys.get((region, account, key_id))
         if pinned and pinned is not key:
             raise KmsError("IncorrectKeyException", "The key ID in the request does not identify "
@@ -527,15 +666,18 @@ class Kms:
     def allow(self, call: Call, key: Key, context: dict, permission: str = None) -> None:
         permission = "kms:" + (permission or call.action)
         accounts = (key.account, *key.shared_with)
-        if call.user.account not in accounts or not call.user.may_do(permission, key.arn, context):
+        if (call.user.account not in accounts or matches(permission.removeprefix("kms:"),
+                                                         key.denied)
+                or not call.user.may_do(permission, key.arn, context)):
             raise KmsError("AccessDeniedException", f"User: {call.user.access_key_id} is not "
                            f"authorized to perform: {permission} on resource: {key.arn}")
 
     def enabled(self, key: Key) -> None:
-        if key.state == "Disabled":
+        state = key.state_now
+        if state == "Disabled":
             raise KmsError("DisabledException", f"{key.arn} is disabled.")
-        if key.state not in ("Enabled", "Updating"):
-            what = "pending deletion" if key.state == "PendingDeletion" else key.state
+        if state not in ("Enabled", "Updating"):
+            what = re.sub("(?<!^)([A-Z])", r" \1", state).lower()
             raise KmsError("KMSInvalidStateException", f"{key.arn} is {what}.")
 
     def ready(self, call: Call, key: Key, prefix: str = "", permission: str = None) -> dict:
@@ -562,7 +704,7 @@ class Kms:
         self.dry_run(call)
         plain = os.urandom(call.get("NumberOfBytes"))
         return {"CiphertextBlob": seal(key, context, plain), "Plaintext": plain,
-                "KeyId": key.arn, "KeyMaterialId": key.materials.current_id}
+                "KeyId": key.arn, "KeyMaterialId": key.material_id}
 
     def do_GenerateDataKeyWithoutPlaintext(self, call: Call) -> dict:
         reply = self.do_GenerateDataKey(call)
@@ -601,15 +743,12 @@ class Kms:
                 "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
                 "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
                 "SourceKeyMaterialId": material_id,
-                "DestinationKeyMaterialId": key.materials.current_id}
+                "DestinationKeyMaterialId": key.material_id}
 
     def do_DescribeKey(self, call: Call) -> dict:
         key = self.find_key(call, call.get("KeyId"))
         self.allow(call, key, {})
-        return {"KeyMetadata": {
-            "AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
-            "Enabled": key.state == "Enabled", "KeyUsage": key.usage, "KeyState": key.state,
-            "KeySpec": key.spec}}
+        return {"KeyMetadata": metadata(key)}
 
     def do_RotateKeyOnDemand(self, call: Call) -> dict:
         key = self.find_key(call, call.get("KeyId"), manage=True)
@@ -619,6 +758,9 @@ class Kms:
             raise KmsError("UnsupportedOperationException", f"{key.arn} does not support rotation")
         if key.account != call.user.account:
             raise KmsError("AccessDeniedException", "Rotation is not for other accounts' keys")
+        if not key.primary:
+            raise KmsError("UnsupportedOperationException", f"{key.arn} is not a multi-region "
+                                                            "primary key.")
         self.enabled(key)
         if materials.due is not None:
             raise KmsError("ConflictException", f"A rotation of {key.arn} is in progress")
@@ -626,6 +768,45 @@ class Kms:
             raise KmsError("LimitExceededException", f"{key.arn} was rotated {ROTATIONS_MAX} times")
         materials.rotate(self.rotation_ms)
         return {"KeyId": key.arn}
+
+    def do_ReplicateKey(self, call: Call) -> dict:
+        region = call.get("ReplicaRegion")
+        if not REGION_FORM.fullmatch(region):
+            raise invalid("replicaRegion", f"pattern {REGION_FORM.pattern}")
+        key = self.find_key(call, call.get("KeyId"), manage=True)
+        self.allow(call, key, {})
+        if key.account != call.user.account or not call.user.may_do("kms:CreateKey", "*", {}):
+            raise KmsError("AccessDeniedException", f"{key.arn} is another account's, or you may "
+                           "not perform kms:CreateKey")
+        if not key.multi_region or not key.primary:
+            raise KmsError("UnsupportedOperationException", f"{key.arn} is not a multi-region "
+                                                            "primary key.")
+        if partition_of(region) != partition_of(key.region):
+            raise KmsError("UnsupportedOperationException", f"{region} is in another partition")
+        self.enabled(key)
+        if key.state_now == "Updating":
+            raise KmsError("KMSInvalidStateException", f"{key.arn} is updating.")
+        if region in key.materials.regions:
+            raise KmsError("AlreadyExistsException", f"{key.arn_in(region)} already exists.")
+        arn = self.replicate(key.arn, region, creating_ms=self.creating_ms)
+        return {"ReplicaKeyMetadata": metadata(self.key(arn)), "ReplicaTags": []}
+
+
+def metadata(key: Key) -> dict:
+    """What DescribeKey tells, and ReplicateKey of the replica."""
+    about = {"AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
+             "CreationDate": key.created, "Enabled": key.state_now == "Enabled",
+             "KeyUsage": key.usage, "KeyState": key.state_now, "KeySpec": key.spec,
+             "Origin": "AWS_KMS", "MultiRegion": key.multi_region}
+    if key.spec == "SYMMETRIC_DEFAULT":
+        about["CurrentKeyMaterialId"] = key.material_id
+    if key.multi_region:
+        primary, *replicas = [{"Arn": key.arn_in(region), "Region": region}
+                              for region in key.materials.regions]
+        about["MultiRegionConfiguration"] = {
+            "MultiRegionKeyType": "PRIMARY" if key.primary else "REPLICA",
+            "PrimaryKey": primary, "ReplicaKeys": replicas}
+    return about
 
 
 # ---- faults -------------------------------------------------------------------------------------
@@ -649,6 +830,7 @@ FAULTS = {
 WHERES = {"cut": ("accept", "request", "status", "headers", "body"),
           "reset": ("accept", "request", "status", "headers", "body"),
           "black_hole": ("accept", "request")}
+MEGABYTE = 1 << 20
 BODIES = {"html": b"<html><body><h1>Bad day</h1></body></html>", "empty": b"",
           "truncated": b'{"KeyId":"arn:aw'}
 
@@ -679,6 +861,7 @@ class Reply:
     status: int
     body: bytes = b""
     headers: dict = dataclasses.field(default_factory=dict)     # None drops one
+    blanks: int = 0                     # so many bytes more, which are not kept in memory
 
 
 def to_json(value) -> bytes:
@@ -694,8 +877,11 @@ def error_reply(error: KmsError, retry_after=None) -> Reply:
     return Reply(error.status, to_json(body), {"x-amz-retry-after": retry_after})
 
 
-def replaced_reply(rule: Rule):
+def replaced_reply(rule: Rule, record: dict):
     """The reply of a fault that keeps the action from being performed, or None."""
+    if rule.what in ("throttle", "error") and record["action"] in STS_ACTIONS:
+        return sts_error(StsError(rule.get("status", 400), rule.get("type", "Throttling"),
+                                  rule.get("message", "Rate exceeded")), record)
     if rule.what in ("throttle", "error"):
         error = KmsError(rule.get("type", "ThrottlingException"),
                          rule.get("message", "Rate exceeded"), rule.get("status"))
@@ -704,9 +890,10 @@ def replaced_reply(rule: Rule):
         body = rule.get("body", "empty")
         body = BODIES[body] if body in BODIES else body.encode()
         if rule.get("size"):
-            body = b'{"CiphertextBlob":"' + b"A" * (rule.get("size") - 21) + b'"}'
+            body = b'{"CiphertextBlob":"' + b"A" * (min(rule.get("size"), MEGABYTE) - 21) + b'"}'
         kind = {"Content-Type": "text/html"} if body.startswith(b"<") else {}
-        return Reply(rule.get("status", 200), body, {**kind, **rule.get("headers", {})})
+        return Reply(rule.get("status", 200), body, {**kind, **rule.get("headers", {})},
+                     max(0, rule.get("size", 0) - len(body)))
     return None
 
 
@@ -734,42 +921,41 @@ def plain_reply(status: int, body: bytes = b"", **headers) -> "Reply":
     return Reply(status, body, {"x-amzn-RequestId": None, "Content-Type": "text/plain", **headers})
 
 
-STS_NAMESPACE = 'xmlns="https://sts.amazonaws.com/doc/2011-06-15/"'
+def sts_error(error: StsError, record: dict) -> "Reply":
+    return Reply(error.status, error_xml(error, record["request_id"]).encode(),
+                 {"Content-Type": "text/xml"})
 
 
-def sts_reply(status: int, text: str) -> "Reply":
-    return Reply(status, text.encode(), {"Content-Type": "text/xml"})
+def read_form(request: Request):
+    """The names and values of a form, each once; {} if it is not well formed, None if it is no
+    form at all."""
+    if not request.get("content-type").startswith("application/x-www-form-urlencoded"):
+        return None
+    try:
+        pairs = urllib.parse.parse_qsl(request.body.decode(), True, True)
+    except ValueError:
+        return {}
+    return dict(pairs) if len(dict(pairs)) == len(pairs) else {}
 
 
-class Roles:
-    """EC2's instance metadata, version 2 only, and the endpoint that a container has.
+class Roles(Sts):
+    """AWS STS; EC2's instance metadata, version 2 only; and the endpoint that a container has.
 
     Each answer with credentials makes new ones, which the KMS knows until they expire.
 
     roles       names of the instance's roles, in order
-    life        seconds that credentials live; negative: they come expired
     code        "Success", or why EC2 has no credentials for the role
     secret_path the path of the container's endpoint
     wanted      the Authorization that it wants; None: none
-    identities  for AWS STS: the role of each web identity's token
     """
 
     CREDENTIALS = "/latest/meta-data/iam/security-credentials/"
 
     def __init__(self):
-        self.roles, self.life, self.code = ["app-role"], 3600, "Success"
+        super().__init__()
+        self.roles, self.code = ["app-role"], "Success"
         self.secret_path, self.wanted = "/v2/credentials/6f2a", None
-        self.tokens, self.given, self.identities = set(), [], {}
-
-    def session(self) -> dict:
-        number = len(self.given) + 1
-        key_id, secret = f"ASIAROLE{number:012}", f"role+{uuid.uuid4().hex}/{number}"
-        token, expires = f"tok/{uuid.uuid4().hex}==", self.now() + self.life
-        self.add_user(key_id, secret, ACCOUNT, token=token, token_expires=expires)
-        self.given.append(key_id)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires))
-        return {"AccessKeyId": key_id, "SecretAccessKey": secret, "Token": token,
-                "Expiration": stamp}
+        self.tokens = set()
 
     def metadata(self, request: Request) -> Reply:
         if request.get("x-forwarded-for"):
@@ -789,47 +975,35 @@ class Roles:
         if not role:
             return plain_reply(200 if self.roles else 404, "\n".join(self.roles).encode())
         body = {"Code": self.code, "LastUpdated": "2026-11-28T00:00:00Z", "Type": "AWS-HMAC"}
-        body.update(self.session() if self.code == "Success" else {"Message": "no"})
+        body.update(self.session(f"arn:aws:iam::{ACCOUNT}:role/{role}", path=("instance",))
+                    if self.code == "Success" else {"Message": "no"})
         return plain_reply(200, json.dumps(body, indent=2).encode())
 
     def container(self, request: Request) -> Reply:
         if (self.wanted or "") != request.get("authorization"):
             return plain_reply(403, b'{"code":"AccessDenied","message":"no"}')
-        return plain_reply(200, to_json({"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/task",
-                                         **self.session()}))
+        arn = f"arn:aws:iam::{ACCOUNT}:role/task"
+        return plain_reply(200, to_json({"RoleArn": arn, **self.session(arn, path=("container",))}))
 
-    def sts(self, request: Request) -> Reply:
-        """AssumeRoleWithWebIdentity, which nobody signs."""
-        form = urllib.parse.parse_qs(request.body.decode(), strict_parsing=True)
-        asked = {name: values[0] for name, values in form.items() if len(values) == 1}
-        role = self.identities.get(asked.get("WebIdentityToken"))
-        why = ("InvalidAction" if asked.get("Version") != "2011-06-15" else
-               "ValidationError" if not re.fullmatch(r"[\w+=,.@-]{2,64}",
-                                                     asked.get("RoleSessionName", "")) else
-               "InvalidIdentityToken" if role is None else
-               "AccessDenied" if role != asked.get("RoleArn") else
-               "SignatureDoesNotMatch" if request.get("authorization") else "")
-        if why:
-            return sts_reply(403 if why == "AccessDenied" else 400,
-                             f"<ErrorResponse {STS_NAMESPACE}><Error><Type>Sender</Type>"
-                             f"<Code>{why}</Code><Message>no &amp; no</Message></Error>"
-                             "<RequestId>1</RequestId></ErrorResponse>")
-        keys = self.session()
-        names = {"AccessKeyId": "AccessKeyId", "SecretAccessKey": "SecretAccessKey",
-                 "SessionToken": "Token", "Expiration": "Expiration"}
-        inner = "".join(f"<{name}>{keys[key]}</{name}>" for name, key in names.items())
-        return sts_reply(200, f"<AssumeRoleWithWebIdentityResponse {STS_NAMESPACE}>"
-                              "<AssumeRoleWithWebIdentityResult><Audience>sts.amazonaws.com"
-                              f"</Audience><AssumedRoleUser><Arn>{role}/x</Arn><AssumedRoleId>A:x"
-                              "</AssumedRoleId></AssumedRoleUser>"
-                              f"<Credentials>{inner}</Credentials>"
-                              "</AssumeRoleWithWebIdentityResult><ResponseMetadata><RequestId>1"
-                              "</RequestId></ResponseMetadata></AssumeRoleWithWebIdentityResponse>")
+    def sts_reply(self, request: Request, record: dict) -> Reply:
+        refusal = request.refusal and (request.refusal.kind, request.refusal.message)
+        try:
+            if (request.method, request.target) != ("POST", "/") or not record["form"]:
+                raise StsError(404, "InvalidAction", "a form is to be posted to /, each name once")
+            result = self.sts(record["form"], bool(request.get("authorization")), request.user,
+                              refusal)
+            record["verdict"] = "OK"
+            return Reply(200, answer_xml(record["action"], result, record["request_id"]).encode(),
+                         {"Content-Type": "text/xml"})
+        except StsError as error:
+            record["verdict"] = error.kind
+            return sts_error(error, record)
 
     def serves(self, request: Request) -> str:
         """What the request is counted as, if it is one for credentials."""
-        if request.get("content-type").startswith("application/x-www-form-urlencoded"):
-            return "sts"
+        form = read_form(request)
+        if form is not None:
+            return form.get("Action") if form.get("Action") in STS_ACTIONS else "sts"
         path = request.target.partition("?")[0]
         if path == self.secret_path:
             return "container"
@@ -846,6 +1020,7 @@ class Connection:
 
     def __init__(self, emulator: "Emulator", sock: socket.socket, number: int):
         self.emulator, self.sock, self.number, self.buffer = emulator, sock, number, b""
+        self.lost = False               # what a black hole has taken
 
     def run(self) -> None:
         try:
@@ -860,7 +1035,7 @@ class Connection:
             kept = False
             while self.receive() and not (kept and self.broken_at_accept()):
                 request, kept = self.read_request(), True
-                if request is None or not self.answer(request):
+                if request is None or not self.arrived() or not self.answer(request):
                     return
         except OSError:
             pass                        # the client refused TLS, went away, or was silent for long
@@ -915,6 +1090,17 @@ class Connection:
         request.body, self.buffer = self.buffer[:size], self.buffer[size:]
         return request
 
+    def arrived(self) -> bool:
+        """True at once, or at the end of a black hole if the client has waited for it."""
+        self.emulator.passable.wait()
+        return not self.lost
+
+    def left(self) -> bool:
+        """Whether the client has."""
+        gone = select.poll()
+        gone.register(self.sock.fileno(), select.POLLRDHUP)
+        return bool(gone.poll(0))
+
     def answer(self, request: Request) -> bool:
         """True if the connection lives on."""
         emulator = self.emulator
@@ -925,7 +1111,7 @@ class Connection:
         if rule and rule.where == "request" and not rule.get("perform"):
             self.break_off(rule)
             return False
-        reply = rule and replaced_reply(rule)
+        reply = rule and replaced_reply(rule, record)
         if reply is None:
             reply = emulator.reply_to(request, record)
             if rule and reply.status == 200:
@@ -935,7 +1121,7 @@ class Connection:
                 and request.get("connection").lower() != "close")
 
     def send(self, reply: Reply, request_id: str, rule: Rule) -> bool:
-        headers = {"x-amzn-RequestId": request_id, "Content-Length": len(reply.body),
+        headers = {"x-amzn-RequestId": request_id, "Content-Length": len(reply.body) + reply.blanks,
                    "Date": email.utils.formatdate(self.emulator.now(), usegmt=True),
                    "Content-Type": "application/x-amz-json-1.1", **reply.headers}
         status = f"HTTP/1.1 {reply.status} {http.client.responses.get(reply.status, 'Odd')}\r\n"
@@ -955,27 +1141,47 @@ class Connection:
             self.sock.sendall(data[at:at + 1])
             self.emulator.wait(rule.get("each_ms", 20))
         self.sock.sendall(data[fast:])
+        for at in range(0, reply.blanks, MEGABYTE):
+            self.sock.sendall(b" " * min(MEGABYTE, reply.blanks - at))
         return what != "close"
 
 
 # ---- the emulator -------------------------------------------------------------------------------
 
+BACKLOG = 128
 LOG_MAX = 20000                         # requests kept; the counters go on
 
 
-class Emulator(Kms, Roles):
-    SETTINGS = ("clock_offset", "rotation_ms", "ignore_dry_run", "latency_ms", "idle_timeout")
-    CONTROLS = ("add_key", "set_key", "remove_key", "add_user", "remove_user", "fault",
-                "clear_faults", "set", "reset_log", "count", "log", "start", "stop")
+def named(action: str) -> tuple:
+    """The names that a request for the action has in faults and counts."""
+    return ("*", action, "sts") if action in STS_ACTIONS else ("*", action)
 
-    def __init__(self, cert=None, key=None, tls_max=None):
-        """tls_max: newest TLS version to speak, as ssl.TLSVersion names it ("TLSv1_1")."""
-        Kms.__init__(self)
+
+class Emulator(Kms, Roles):
+    SETTINGS = ("clock_offset", "rotation_ms", "creating_ms", "ignore_dry_run", "latency_ms",
+                "idle_timeout", "life", "sts_region", "token_size")
+    CONTROLS = ("add_key", "set_key", "remove_key", "replicate", "export_key", "import_key",
+                "add_user", "remove_user", "add_role", "remove_role", "fault", "clear_faults",
+                "set", "reset_log", "count", "log", "start", "stop", "cut", "black_hole")
+
+    def __init__(self, cert=None, key=None, tls_max=None, region=None, sister=None):
+        """tls_max: newest TLS version to speak, as ssl.TLSVersion names it ("TLSv1_1").
+        region: the only one that it answers for; by default it answers for all."""
+        Kms.__init__(self, region, sister)
         Roles.__init__(self)
+        self.sisters = [*sister.sisters, self] if sister else [self]
+        for each in self.sisters:
+            each.sisters = self.sisters
+        self.sts_region = region or self.sts_region
+        if sister:
+            self.iam_roles, self.identities = sister.iam_roles, sister.identities
         self.port, self.tls = 0, tls_context(cert, key, tls_max) if cert else None
         self.latency_ms = 0             # before every reply
         self.idle_timeout = None        # seconds after which a silent connection is closed
         self.stopping, self.listener, self.open = threading.Event(), None, {}
+        self.passable, self.held = threading.Event(), threading.Event()     # see black_hole
+        self.plugs, self.ours = [], set()       # sockets; addresses of the connected ones
+        self.passable.set()
         self.rules = []
         self.reset_log()
 
@@ -983,10 +1189,27 @@ class Emulator(Kms, Roles):
     def url(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
 
+    def sister(self, region: str) -> "Emulator":
+        """Another region, not started yet: its keys are ours.  So are the roles of IAM; its users
+        are those that we have now, and all sessions that any of us gives."""
+        emulator = Emulator(region=region, sister=self)
+        emulator.tls = self.tls
+        return emulator
+
+    def session(self, *args, **kwargs) -> dict:
+        keys = super().session(*args, **kwargs)
+        for each in self.sisters:
+            each.users[keys["AccessKeyId"]] = self.users[keys["AccessKeyId"]]
+        return keys
+
+    def remove_role(self, arn) -> None:
+        for each in self.sisters:
+            super(Emulator, each).remove_role(arn)
+
     def start(self) -> "Emulator":
         """Listens, on the same port as before if it was stopped."""
         self.stopping.clear()
-        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=BACKLOG)
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
         return self
@@ -996,9 +1219,11 @@ class Emulator(Kms, Roles):
         if self.listener is None:
             return
         self.stopping.set()
+        self.black_hole(False)
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.listener = None
+        self.ours.clear()
         self.cut()
 
     def cut(self) -> None:
@@ -1010,6 +1235,39 @@ class Emulator(Kms, Roles):
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
             thread.join(5)
 
+    def black_hole(self, on: bool = True) -> None:
+        """While it is on, no packet seems to arrive: to connect hangs, because the kernel drops the
+        SYNs for a listener whose queue is full; and the connections that there are stay silent."""
+        if on:
+            self.held.clear()
+            self.passable.clear()
+            self.listener.listen(0)
+            while self.plug():          # the first goes to accept(), which holds on to it
+                self.held.wait()
+            return
+        with self.lock:
+            for connection in () if self.passable.is_set() else self.open:
+                connection.lost = self.stopping.is_set() or connection.left()
+        for plug in self.plugs:
+            plug.close()
+        self.plugs.clear()
+        self.listener.listen(BACKLOG)
+        self.passable.set()
+
+    def plug(self) -> bool:
+        """Connects to our own port; False if that hangs for a time that is long for loopback."""
+        plug = socket.socket()
+        self.plugs.append(plug)
+        plug.settimeout(0.2)
+        try:
+            plug.bind(("127.0.0.1", 0))
+            self.ours.add(plug.getsockname())
+            plug.connect(("127.0.0.1", self.port))
+        except TimeoutError:
+            self.ours.discard(plug.getsockname())
+            return False
+        return True
+
     def __enter__(self) -> "Emulator":
         return self.start()
 
@@ -1019,9 +1277,16 @@ class Emulator(Kms, Roles):
     def accept(self, listener: socket.socket) -> None:
         while True:
             try:
-                sock, _ = listener.accept()
+                sock, client = listener.accept()
             except OSError:
                 return
+            if not self.passable.is_set():
+                self.held.set()
+                self.passable.wait()
+            if client in self.ours:
+                self.ours.discard(client)
+                sock.close()
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.lock:
                 if self.stopping.is_set():
@@ -1038,7 +1303,8 @@ class Emulator(Kms, Roles):
     # -- faults and settings
 
     def fault(self, action, what, times=1, after=0, ms=0, **options) -> None:
-        """The next `times` requests for `action` ("*": any), after `after` others, go wrong."""
+        """The next `times` requests for `action` ("*": any, "sts": any of AWS STS's), after `after`
+        others, go wrong."""
         with self.lock:
             self.rules.append(Rule(action, what, times, after, ms, options))
 
@@ -1050,7 +1316,7 @@ class Emulator(Kms, Roles):
         """The first rule that is due, used up by one."""
         with self.lock:
             for rule in self.rules:
-                if rule.action not in ("*", action) or (rule.where == "accept") != at_accept:
+                if rule.action not in named(action) or (rule.where == "accept") != at_accept:
                     continue
                 if rule.after > 0:
                     rule.after -= 1
@@ -1077,7 +1343,7 @@ class Emulator(Kms, Roles):
 
     def count(self, action=None) -> int:
         """Requests for an action, or all, that came in, well or badly answered."""
-        return self.counts[action] if action else sum(self.counts.values())
+        return sum(number for each, number in self.counts.items() if (action or "*") in named(each))
 
     def log(self) -> dict:
         with self.lock:
@@ -1095,11 +1361,14 @@ class Emulator(Kms, Roles):
                   "headers": {name.lower(): value for name, value in request.headers},
                   "request_id": str(uuid.uuid4()), "access_key_id": match and match[1],
                   "account": None, "region": match and match[3], "body": None,
+                  "form": read_form(request),
                   "signed": "OK", "verdict": None, "status": None, "fault": None}
         with contextlib.suppress(ValueError):
             record["body"] = json.loads(request.body)
         try:
-            request.user = judge(request, self.users, self.now())
+            service, region = ("kms", self.region) if record["form"] is None else (
+                "sts", self.sts_region)
+            request.user = judge(request, self.users, self.now(), service, region)
             record["account"] = request.user.account
         except KmsError as error:
             request.refusal, record["signed"] = error, error.kind
@@ -1111,10 +1380,13 @@ class Emulator(Kms, Roles):
 
     def reply_to(self, request: Request, record: dict) -> Reply:
         try:
+            if record["form"] is not None:
+                with self.lock:
+                    return self.sts_reply(request, record)
             if self.serves(request):
                 with self.lock:
-                    return {"container": self.container, "sts": self.sts}.get(
-                        record["action"], self.metadata)(request)
+                    return (self.container if record["action"] == "container" else
+                            self.metadata)(request)
             if request.refusal:
                 raise request.refusal
             if (request.method, request.target) != ("POST", "/"):
@@ -1146,15 +1418,16 @@ def tls_context(cert, key, tls_max) -> ssl.SSLContext:
 # ---- the control port and the program -----------------------------------------------------------
 
 class Control(http.server.BaseHTTPRequestHandler):
-    """POST {"do": name, arguments...}: an Emulator method of CONTROLS; answers {"result"}."""
+    """POST {"do": name, "args": [...], arguments...}: an Emulator method of CONTROLS; answers
+    {"result"}."""
 
     def do_POST(self) -> None:
         try:
             order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            name = order.pop("do")
+            name, args = order.pop("do"), order.pop("args", ())
             if name not in Emulator.CONTROLS:
                 raise ValueError(f"cannot {name}")
-            status, answer = 200, {"result": getattr(self.server.emulator, name)(**order)}
+            status, answer = 200, {"result": getattr(self.server.emulator, name)(*args, **order)}
         except Exception as error:
             status, answer = 400, {"error": f"{type(error).__name__}: {error}"}
         body = json.dumps(answer, default=str).encode()
@@ -1178,15 +1451,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="An emulator of AWS KMS, for tests.")
     parser.add_argument("--cert")
     parser.add_argument("--key")
+    parser.add_argument("--region", help="the only one to answer for")
     args = parser.parse_args()
-    done = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
-    with Emulator(args.cert, args.key) as emulator:
+    ends = (signal.SIGTERM, signal.SIGINT)
+    # Else another thread may get them, when they follow a SIGCONT, and this one sleep on.
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with Emulator(args.cert, args.key, region=args.region) as emulator:
         control = serve_control(emulator)
         print(json.dumps({"url": emulator.url, "port": emulator.port,
                           "control": control.server_port}), flush=True)
-        done.wait()
+        signal.sigwait(ends)
         control.shutdown()
 
 

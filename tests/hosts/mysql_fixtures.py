@@ -9,6 +9,7 @@ KEYRING_AWS_PLUGIN=/path/keyring_aws.so in the environment names another build o
 """
 
 import contextlib
+import json
 import os
 import re
 import threading
@@ -26,6 +27,7 @@ from versions import Expect
 
 PLUGIN = Path(os.environ.get("KEYRING_AWS_PLUGIN", BUILD / "keyring_aws.so"))
 ROOT = "root@localhost"
+COMPONENT = "component_keyring_aws"
 EARLY = "--early-plugin-load=keyring_aws=keyring_aws.so"
 FUNCTIONS = ("keyring_aws_rotate_cmk", "keyring_aws_rotate_keys", "keyring_aws_refresh")
 
@@ -41,16 +43,29 @@ QUICK = ("--innodb-doublewrite=OFF", "--innodb-flush-method=fsync",
 NO_SCHEMA = "--performance-schema=OFF"
 
 LOG_LINE = re.compile(r"\[(ERROR|Warning|Note)\] (?:\[MY-\d+\] \[\w+\] )?"      # none in 5.7
-                      r"Plugin keyring_aws reported: '(?:\[(KAWS-\d+)\] )?(.*)'$", re.M)
+                      r"(?:Plugin keyring_aws reported: ')?(?:\[(KAWS-\d+)\] )(.*?)'?$", re.M)
+
+
+@pytest.fixture(name="stage")
+def stage_by_door(request):
+    """A server that has not started; with BOTH_DOORS, a test meets it by each door."""
+    with Stage(door=getattr(request, "param", "plugin")) as stage:
+        yield stage
+
+
+BOTH_DOORS = pytest.mark.parametrize("stage", [
+    "plugin", pytest.param("component", marks=pytest.mark.needs("components"))], indirect=True)
 
 
 class Stage:
     """An emulated KMS, a MySQL server with the plugin, its conf file and its data file.
 
+    door        "plugin", or "component": the same file, which the server then loads as that
     settings    of the plugin, without their prefix; None takes one away
     """
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, door: str = "plugin", **settings: object) -> None:
+        self.door = door
         if not PLUGIN.exists():
             pytest.fail(f"{PLUGIN} is not there: build it first, with make")
         self.certs = certificates()
@@ -82,10 +97,15 @@ class Stage:
         write_conf(self.conf, access_key_id, secret)
 
     def options(self, *extra: str, **settings: object) -> list[str]:
-        """The command line that a my.cnf with these settings would be."""
-        both = {**self.settings, **settings}
-        return [*QUICK, EARLY, *(f"--keyring-aws-{name.replace('_', '-')}={value}"
-                                 for name, value in both.items() if value is not None), *extra]
+        """The command line that a my.cnf with these settings would be; for the component, its
+        settings file and the manifest are written."""
+        both = {name: value for name, value in {**self.settings, **settings}.items()
+                if value is not None}
+        if self.door == "component":
+            self.db.components({COMPONENT: component_settings(both)})
+            return [*QUICK, *extra]
+        self.db.components(None)
+        return [*QUICK, *plugin_options(both), *extra]
 
     def start(self, *extra: str, env: dict | None = None, **settings: object) -> "Stage":
         self.mark()
@@ -98,18 +118,51 @@ class Stage:
 
     def install_functions(self) -> None:
         self.db.install_keyring_udf()
+        library = "keyring_aws.so" if self.door == "plugin" else f"{COMPONENT}.so"
         for name in FUNCTIONS:
-            self.sql(f"CREATE FUNCTION {name} RETURNS INTEGER SONAME 'keyring_aws.so'")
+            self.sql(f"CREATE FUNCTION {name} RETURNS INTEGER SONAME '{library}'")
 
     def loaded(self) -> bool:
+        if self.door == "component":
+            return self.rows()["Component_status"] == "Active"
         return bool(self.sql("SELECT 1 FROM information_schema.plugins WHERE plugin_name ="
                              " 'keyring_aws' AND plugin_status = 'ACTIVE'"))
 
     def renew(self) -> None:
         """An empty keyring instead of the one that is there."""
+        if self.door == "component":    # which makes no new file in place of keys
+            new = self.data.with_name("empty")
+            new.touch(mode=0o600)
+            new.write_bytes(self.empty)
+            new.replace(self.data)
+            self.sql(RELOAD)
+            return
         self.uninstall()
         self.data.unlink()
         self.install()
+
+    def use(self, **settings: object) -> None:
+        """Changes settings while the server runs: by SET GLOBAL, or the settings file."""
+        if self.door == "component":
+            self.write_settings(**settings)
+            self.sql(RELOAD)
+            return
+        self.sql("SET " + ", ".join(f"GLOBAL keyring_aws_{name} = %s" for name in settings),
+                 tuple(settings.values()))
+
+    def write_settings(self, **settings: object) -> None:
+        """The component's settings file, with changes to what the server was started with."""
+        both = {name: value for name, value in {**self.settings, **settings}.items()
+                if value is not None}
+        self.write_file(json.dumps(component_settings(both)))
+
+    def write_file(self, text: str | bytes) -> None:
+        """The component's settings file, whole or not at all, whatever is in it."""
+        path = self.db.plugin_dir / f"{COMPONENT}.cnf"
+        new = path.with_suffix(".new")
+        new.touch(mode=0o600)
+        new.write_bytes(text if isinstance(text, bytes) else text.encode())
+        new.replace(path)
 
     def uninstall(self) -> None:
         """Until it is gone: while a call runs, the server only marks it for later, or refuses."""
@@ -148,9 +201,22 @@ class Stage:
     def variable(self, name: str) -> object:
         return self.one(f"SELECT @@GLOBAL.keyring_aws_{name}")
 
-    def status(self) -> dict[str, int]:
-        return {name.removeprefix("Keyring_aws_"): int(value)
-                for name, value in self.sql("SHOW GLOBAL STATUS LIKE 'Keyring_aws_%'")}
+    def rows(self) -> dict[str, str]:
+        """What the component says of itself."""
+        return dict(self.sql("SELECT * FROM performance_schema.keyring_component_status"))
+
+    def status(self) -> dict[str, int | str]:
+        """All are numbers, but for region_in_use."""
+        if self.door == "component":
+            rows = self.rows()
+            hits = re.search(r"(\d+) hits", rows["Cache"])
+            return {name: int(rows[name.capitalize()]) for name in (
+                "keys", "kms_requests", "kms_errors")} | {
+                    "cache_hits": int(hits[1]) if hits else 0,
+                    "region_in_use": rows["Region_in_use"]}
+        rows = self.sql("SHOW GLOBAL STATUS LIKE 'Keyring_aws_%'")
+        return {name.removeprefix("Keyring_aws_"): value if "region" in name else int(value)
+                for name, value in rows}
 
     def ask(self, query: str, *values: object, user: str = "root") -> object:
         """What a function of keyring_udf returns; None if the keyring fails, which servers before
@@ -210,6 +276,22 @@ class Stage:
         return unseal(self.kms.key(entry.arn), entry.context(file.file_id), entry.blob)[0]
 
 
+def plugin_options(settings: dict[str, object]) -> list[str]:
+    return [EARLY, *(f"--keyring-aws-{name.replace('_', '-')}={value}"
+                     for name, value in settings.items())]
+
+
+def component_settings(settings: dict[str, object]) -> dict[str, object]:
+    """The settings file of the component that says what these settings of the plugin say."""
+    first = {name: settings[name] for name in ("cmk_id", "data_file", "read_only")
+             if name in settings}
+    ours = {name: value for name, value in settings.items() if name not in first}
+    return {name: str(value) if isinstance(value, Path) else value
+            for name, value in first.items()} | {
+        "keyring_aws": {name: str(value) if isinstance(value, Path) else value
+                        for name, value in ours.items()}}
+
+
 def said(level: str, log: str) -> list[str]:
     """The plugin's lines of a level in an error log, without the tag that each has."""
     lines = LOG_LINE.findall(log)
@@ -232,6 +314,7 @@ def wait_for(done, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+RELOAD = "ALTER INSTANCE RELOAD KEYRING"
 ASK_KMS = "SET GLOBAL keyring_aws_cmk_id = @@GLOBAL.keyring_aws_cmk_id"     # and changes nothing
 
 

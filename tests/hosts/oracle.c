@@ -1,9 +1,9 @@
-/* oracle.c - answers questions about rooms json and sigv4, one line each
+/* oracle.c - answers questions about rooms json, sigv4 and hosts, a line each
  *
- * tests/test_sigv4.py and tests/test_differential.py ask the questions. A
- * question is a command and its fields, and an answer is fields, with single
- * blanks between them. Bytes are in hex, "-" is NULL or no answer, "." is no
- * bytes; numbers are decimal.
+ * tests/test_sigv4.py, test_differential.py and test_endpoints.py ask the
+ * questions. A question is a command and its fields, and an answer is fields,
+ * with single blanks between them. Bytes are in hex, "-" is NULL or no answer,
+ * "." is no bytes; numbers are decimal.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -151,7 +151,7 @@ answer_sign(question *q)
 static void
 answer_json(question *q)
 {
-    kaws__member want[2] = { { "a", { NULL, 0 } }, { "b", { NULL, 0 } } };
+    kaws__member want[2] = { { .name = "a" }, { .name = "b" } };
     size_t len = bytes_of(q, 1, 0).len, offset;
     uint8_t *text = q->used > 0 ? q->blocks[q->used - 1] : block(q, 0);
     const char *bad = kaws__json_read(text, len, want, 2, &offset);
@@ -163,10 +163,44 @@ answer_json(question *q)
 }
 
 
+static char logged[KAWS__ERR_LINE];
+
+
+static void
+on_log(void *ctx, int level, const char *line)
+{
+    (void)ctx;
+    (void)level;
+    (void)snprintf(logged, sizeof logged, "%s", line);
+}
+
+
+/* service region fips dualstack -> URL, warning or -, whether it is known */
+static void
+answer_hosts(question *q)
+{
+    const char *const service = text_of(q, 1), *const region = text_of(q, 2);
+    kaws_config cfg = { .fips = (int)number_of(q, 3),
+                        .dualstack = (int)number_of(q, 4) };
+    const kaws_hooks listening = { .log = on_log };
+    char url[192];
+    kaws__hosts h;
+
+    logged[0] = '\0';
+    (void)kaws__hosts_open(&h, &listening, &cfg, NULL, NULL);
+    kaws__hosts_doubt(&h, &listening, service, region);
+    kaws__hosts_url(&h, url, sizeof url, service, region, 1);
+    say_text(url);
+    say_text(logged[0] != '\0' ? logged : NULL);
+    printf("%d ", kaws__arn_is_known(region));
+}
+
+
 static const struct { const char *command; void (*answer)(question *); } all[] =
 {
     { "sign", answer_sign },
-    { "json", answer_json }
+    { "json", answer_json },
+    { "hosts", answer_hosts }
 };
 
 

@@ -84,6 +84,7 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 
 PARTS = {
     "mysql": ("mysql-server-core", "mysql-client-core"),
+    "migration": ("mysql-server-core",),        # mysql_migrate_keyring: older trees are without it
     # moto does not depend on flask-cors and yaml, but does not start without them
     "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
 }
@@ -365,6 +366,9 @@ class MySQL:
         if plugin.exists():
             (private / "keyring_aws.so").unlink(missing_ok=True)
             shutil.copy(plugin, private / "keyring_aws.so")
+            component = private / "component_keyring_aws.so"
+            component.unlink(missing_ok=True)
+            component.symlink_to("keyring_aws.so")
         return private
 
     def components(self, components: dict[str, dict] | None) -> None:
@@ -494,18 +498,40 @@ class MySQL:
 
 # ---- moto ---------------------------------------------------------------------------
 
+# moto gives a multi-region key an id of a form that AWS's have not, and which its blobs cut short,
+# so that no region opens them; and it finds no key to replicate by its ARN.
+MENDED_MOTO = """\
+import uuid
+from moto.kms import models, utils
+from moto.server import main
+
+def replicate_key(self, key_id, region, moto=models.KmsBackend.replicate_key):
+    return moto(self, self.get_key_id(key_id), region)
+
+models.KmsBackend.replicate_key = replicate_key
+if len(utils.generate_key_id(True)) > utils.KEY_ID_LEN:
+    models.generate_key_id = lambda multi_region=False: (
+        "mrk-" + uuid.uuid4().hex if multi_region else str(uuid.uuid4()))
+main()
+"""
+
+
 class Moto:
     """moto's AWS emulator, which checks signatures once it is set up: with one user who may do
     everything, an access key, and a KMS key for each region named.  tls is a `Pair`, for https.
+    The first of these keys is a multi-region one if replicas names regions that are to have it,
+    too: replica_arns. But then moto is mended.
     """
 
-    def __init__(self, *regions: str, tls: "Pair | None" = None) -> None:
-        regions = regions or ("us-east-1",)
+    def __init__(self, *regions: str, tls: "Pair | None" = None,
+                 replicas: Iterable[str] = ()) -> None:
+        regions, self._replicas = regions or ("us-east-1",), tuple(replicas)
         self._log = _short_folder() / "moto.log"
         # -p 0: the kernel chooses the port, moto prints it
-        args = ["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        args = ["-c", MENDED_MOTO] if self._replicas else ["-m", "moto.server"]
+        args += ["-H", "127.0.0.1", "-p", "0"]
         args += ["-s", "-c", str(tls.cert), "-k", str(tls.key)] if tls else []
-        calls = 3 + len(regions)        # those of set-up, below
+        calls = 3 + len(regions) + len(self._replicas)      # those of set-up, below
         argv, env = run_in_tree("python3", *args, env={"PYTHONUNBUFFERED": "1",
                                 "INITIAL_NO_AUTH_ACTION_COUNT": str(calls)})
         self.process = _spawn(argv, env, self._log)
@@ -544,11 +570,17 @@ class Moto:
         made = self._iam("CreateAccessKey", UserName="keyring")
         self.access_key_id = re.search("<AccessKeyId>(.*?)</", made).group(1)
         self.secret = re.search("<SecretAccessKey>(.*?)</", made).group(1)
-        self.key_arns = [json.loads(self._call("kms", region, "{}", {
-            "Content-Type": "application/x-amz-json-1.1",
-            "X-Amz-Target": "TrentService.CreateKey"}))["KeyMetadata"]["Arn"]
-                         for region in regions]
+        self.key_arns = [self._kms(region, "CreateKey", MultiRegion=number == 0 and bool(
+            self._replicas))["KeyMetadata"]["Arn"] for number, region in enumerate(regions)]
         self.key_arn = self.key_arns[0]
+        self.replica_arns = [self._kms(
+            regions[0], "ReplicateKey", KeyId=self.key_arn, ReplicaRegion=region)[
+                "ReplicaKeyMetadata"]["Arn"] for region in self._replicas]
+
+    def _kms(self, region: str, action: str, **values: object) -> dict:
+        return json.loads(self._call("kms", region, json.dumps(values), {
+            "Content-Type": "application/x-amz-json-1.1",
+            "X-Amz-Target": f"TrentService.{action}"}))
 
     def _iam(self, action: str, **values: str) -> str:
         form = urllib.parse.urlencode({"Action": action, "Version": "2010-05-08", **values})

@@ -68,6 +68,7 @@ main(int argc, char **argv)
 {
     static kaws__http http;
     kaws_hooks hooks = { .memory = kaws__mem_builtin };
+    kaws_config cfg = { .ca_file = argc > 2 ? argv[2] : NULL };
     kaws_error err;
     int sent = 0;
 
@@ -75,8 +76,8 @@ main(int argc, char **argv)
 #if defined(KEYRING_AWS_NO_CURL)
     hooks.send = plain_send;
 #endif
-    if (argc < 2 || kaws__http_open(&http, &hooks, argv[2], argc == 2,
-                                    &err) != KAWS_OK)
+    if (argc < 2 || kaws__http_open(&http, &hooks, &cfg, argc == 2, &err) !=
+        KAWS_OK)
         return 1;
     while (fgets(line, sizeof line, stdin) != NULL)
         ask(&http, argv[1]);

@@ -8,14 +8,6 @@ deb=$top/build/deb
 work=$deb/work
 export SOURCE_DATE_EPOCH=$(dpkg-parsechangelog -l "$top/tests/package/debian/changelog" -S Timestamp)
 
-# The README's indented block that begins with a line like $1, for package users.
-block() {
-    awk -v start="$1" '
-        !on && index($0, start) { on = 1; match($0, /^ +/); indent = RLENGTH }
-        on && /^ *$/ { exit }
-        on { print substr($0, indent + 1) }' "$top/README.md"
-}
-
 rm -rf "$deb"
 mkdir -p "$work"
 cp -r "$top/tests/package/debian" "$work/debian"
@@ -32,6 +24,7 @@ for package in "$plugin" "$dev"; do
 done
 cd "$work/all"
 cp --parents usr/lib/mysql/plugin/keyring_aws.so "$plugin"
+cp -P --parents usr/lib/mysql/plugin/component_keyring_aws.so "$plugin"
 cp --parents usr/share/man/man7/keyring_aws.7 "$plugin"
 cp --parents usr/include/keyring_aws.h usr/share/pkgconfig/keyring_aws.pc "$dev"
 gzip -9n "$plugin/usr/share/man/man7/keyring_aws.7"
@@ -39,9 +32,12 @@ strip --strip-unneeded --remove-section=.comment --remove-section=.note \
     "$plugin/usr/lib/mysql/plugin/keyring_aws.so"
 
 examples=$plugin/usr/share/doc/keyring-aws-mysql/examples
+block=$top/tests/package/block.sh
 mkdir -p "$examples"
-block '[mysqld]' > "$examples/keyring_aws.cnf"
-block '/var/lib/mysql-keyring/  ' > "$examples/apparmor"
+cp usr/share/doc/keyring_aws/component_keyring_aws.cnf "$examples"
+"$block" '{ "components": ' | cut -d "'" -f 2 > "$examples/mysqld.my"
+"$block" '[mysqld]' > "$examples/keyring_aws.cnf"
+"$block" '/var/lib/mysql-keyring/  ' > "$examples/apparmor"
 for script in postinst postrm triggers; do
     cp "$work/debian/keyring-aws-mysql.$script" "$plugin/DEBIAN/$script"
 done

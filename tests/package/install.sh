@@ -28,20 +28,27 @@ esac
 included=$DESTDIR$PREFIX/include/keyring_aws.h
 found=$DESTDIR$PREFIX/share/pkgconfig/keyring_aws.pc
 explained=$DESTDIR$PREFIX/share/man/man7/keyring_aws.7
+shown=$DESTDIR$PREFIX/share/doc/keyring_aws/component_keyring_aws.cnf
 loaded=$DESTDIR$PLUGIN_DIR/keyring_aws.so
-for place in "$included" "$found" "$explained" "$loaded"; do
+linked=$DESTDIR$PLUGIN_DIR/component_keyring_aws.so     # to the one above
+for place in "$included" "$found" "$explained" "$shown" "$loaded" "$linked"; do
     [ ! -d "$place" ] || refuse "'$place' is a folder"
 done
 
 if [ "$1" = uninstall ]; then
-    exec rm -f -- "$included" "$found" "$explained" "$loaded"
+    rm -f -- "$included" "$found" "$explained" "$shown" "$loaded" "$linked"
+    rmdir -- "${shown%/*}" 2> /dev/null || :        # others may have files there
+    exit
 fi
 awk '{ if (at = index($0, "@PREFIX@"))
            $0 = substr($0, 1, at - 1) ENVIRON["PREFIX"] substr($0, at + 8)
        sub(/@VERSION@/, ENVIRON["VERSION"]); print }' \
     tests/package/keyring_aws.pc.in > build/keyring_aws.pc
+tests/package/block.sh '{ "cmk_id": ' > build/component_keyring_aws.cnf
 lay="install -D -m 644 --"
 $lay keyring_aws.h "$included"
 $lay build/keyring_aws.pc "$found"
 $lay build/keyring_aws.7 "$explained"
+$lay build/component_keyring_aws.cnf "$shown"
 $lay build/keyring_aws.so "$loaded"
+ln -sf keyring_aws.so "$linked"

@@ -20,8 +20,11 @@
 
 #define KEYS 20
 
+/* As many attempts as the recipe's reader has by default. There is less time
+ * than AWS KMS's longest pause takes: a call that is asked for it ends at once.
+ */
 static kaws_config cfg = { .data_file = "keys.kaws", .region = "eu-west-1",
-                           .kms_key_id = "alias/one", .max_attempts = 1,
+                           .kms_key_id = "alias/one", .timeout_ms = 5000,
                            .conf_file = "keys.conf" };
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct { char id[32]; uint8_t bytes[32]; } keys[KEYS];

@@ -527,6 +527,17 @@ fake_find_key(struct fake *f, fake_ask *ask, kaws_bytes text)
 }
 
 
+/* What tells a key from others: of a multi-region key the id, because all that
+ * have it are one key; else the ARN. */
+static const char *
+fake_name(const fake_key *k)
+{
+    const char *id = strstr(k->arn, "key/mrk-");
+
+    return id != NULL ? id : k->arn;
+}
+
+
 /* For a key and one of its materials: what encrypts, and the material's id. */
 static void
 fake_material(const fake_key *k, int material, uint8_t key[32], char id[65])
@@ -534,7 +545,7 @@ fake_material(const fake_key *k, int material, uint8_t key[32], char id[65])
     char text[160];
     uint8_t digest[32];
 
-    (void)snprintf(text, sizeof text, "%s %d", k->arn, material);
+    (void)snprintf(text, sizeof text, "%s %d", fake_name(k), material);
     kaws__crypto_hmac(key, kaws__buf_of("fake kms"), kaws__buf_of(text));
     kaws__crypto_sha256(digest, kaws__buf_of(text));
     kaws__text_hex(id, digest, 32);
@@ -639,7 +650,8 @@ fake_do_open(struct fake *f, fake_ask *ask)
     if (!kaws__text_unbase64(ask->blob, blob, sizeof blob, &len) ||
         len <= 52 || blob[0] != 'F')
         fake_refuse(ask, "InvalidCiphertextException", "");
-    else if (&f->keys[blob[1] % FAKE_KEYS] != k)
+    else if (strcmp(fake_name(&f->keys[blob[1] % FAKE_KEYS]), k != NULL
+                    ? fake_name(k) : "") != 0)
         fake_refuse(ask, "IncorrectKeyException", "another key's");
     if (ask->error != NULL)
         return;

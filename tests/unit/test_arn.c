@@ -38,9 +38,9 @@ arn_ok(const char *text)
 
 
 static const struct {
-    const char *name, *suffix, *regions;
+    const char *name, *suffix, *dual, *regions;
 } partitions[] = {
-    { "aws", "amazonaws.com",
+    { "aws", "amazonaws.com", "api.aws",
       "af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
       "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
       "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
@@ -48,21 +48,51 @@ static const struct {
       "eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
       "il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 "
       "us-east-2 us-west-1 us-west-2 xx-future-12" },
-    { "aws-cn", "amazonaws.com.cn", "cn-north-1 cn-northwest-1" },
-    { "aws-us-gov", "amazonaws.com", "us-gov-east-1 us-gov-west-1" },
-    { "aws-iso", "c2s.ic.gov", "us-iso-east-1 us-iso-west-1" },
-    { "aws-iso-b", "sc2s.sgov.gov", "us-isob-east-1 us-isob-west-1" },
-    { "aws-iso-e", "cloud.adc-e.uk", "eu-isoe-west-1" },
-    { "aws-iso-f", "csp.hci.ic.gov", "us-isof-east-1 us-isof-south-1" },
-    { "aws-eusc", "amazonaws.eu", "eusc-de-east-1" }
+    { "aws-cn", "amazonaws.com.cn", "api.amazonwebservices.com.cn",
+      "cn-north-1 cn-northwest-1" },
+    { "aws-us-gov", "amazonaws.com", "api.aws",
+      "us-gov-east-1 us-gov-west-1" },
+    { "aws-iso", "c2s.ic.gov", "api.aws.ic.gov",
+      "us-iso-east-1 us-iso-west-1" },
+    { "aws-iso-b", "sc2s.sgov.gov", "api.aws.scloud",
+      "us-isob-east-1 us-isob-west-1" },
+    { "aws-iso-e", "cloud.adc-e.uk", "api.cloud-aws.adc-e.uk",
+      "eu-isoe-west-1" },
+    { "aws-iso-f", "csp.hci.ic.gov", "api.aws.hci.ic.gov",
+      "us-isof-east-1 us-isof-south-1" },
+    { "aws-eusc", "amazonaws.eu", "api.amazonwebservices.eu",
+      "eusc-de-east-1" }
 };
 
 
-/* Each region has a host, and one partition, which its ARNs name. */
+/* The four hosts that a service has in a region. */
+static void
+check_hosts(size_t p, const char *service, const char *region)
+{
+    const int gov = strcmp(partitions[p].name, "aws-us-gov") == 0;
+    char want[160], url[192];
+    int flags;
+
+    for (flags = 0; flags < 4; flags++) {
+        const char *const suffix = flags & KAWS__DUALSTACK ? partitions[p].dual
+                                                     : partitions[p].suffix;
+        const int fips = (flags & KAWS__FIPS) &&
+                         !(gov && flags == KAWS__FIPS && *service == 's');
+        (void)snprintf(want, sizeof want, "https://%s%s.%s.%s/", service,
+                       fips ? "-fips" : "", region, suffix);
+        kaws__arn_url(url, sizeof url, service, NULL, region, flags);
+        assert_string_equal(url, want);
+        kaws__arn_url(url, sizeof url, service, "https://h:1", region, flags);
+        assert_string_equal(url, "https://h:1/");
+    }
+}
+
+
+/* Each region has hosts, and one partition, which its ARNs name. */
 static void
 test_each_region_has_its_host(void **state)
 {
-    char region[40], want[160], url[192], arn[160];
+    char region[40], arn[160];
     size_t p, k;
     int n, seen = 0;
 
@@ -72,10 +102,8 @@ test_each_region_has_its_host(void **state)
         for (; sscanf(rest, "%39s%n", region, &n) == 1; rest += n, seen++) {
             assert_true(region_ok(region));
             assert_int_equal(kaws__arn_is_known(region), region[0] != 'x');
-            kaws__arn_url(url, sizeof url, "kms", NULL, region);
-            (void)snprintf(want, sizeof want, "https://kms.%s.%s/", region,
-                           partitions[p].suffix);
-            assert_string_equal(url, want);
+            check_hosts(p, "kms", region);
+            check_hosts(p, "sts", region);
             for (k = 0; k < COUNT(partitions); k++) {
                 (void)snprintf(arn, sizeof arn, "arn:%s:kms:%s:111122223333:"
                                "key/x", partitions[k].name, region);
@@ -96,6 +124,31 @@ test_each_region_has_its_host(void **state)
           "us-east-1\n", "us_east_1", "us-east-1.evil.com", "us-east-1/",
           "us-east-1@evil", "us-east:1", "u\xc3\xa4-east-1", "us-east-\xff",
           "us-1", "1-1-1", "aaaaaaaaaaaaaaaa-aaaaaaaaaaaaaa-1");
+}
+
+
+/* Of each partition one region that has them, if one has, and one that has not.
+ */
+static void
+test_where_fips_hosts_are(void **state)
+{
+    static const struct { const char *region; int kms, sts; } rows[] = {
+        { "us-east-1", 1, 1 }, { "us-west-2", 1, 1 }, { "af-south-1", 1, 0 },
+        { "ap-east-1", 1, 0 }, { "ap-east-2", 0, 0 },
+        { "ap-southeast-6", 0, 0 }, { "ap-southeast-7", 1, 0 },
+        { "cn-north-1", 0, 0 }, { "us-gov-east-1", 1, 1 },
+        { "us-iso-west-1", 1, 0 }, { "us-isob-east-1", 1, 0 },
+        { "us-isob-west-1", 0, 0 }, { "eu-isoe-west-1", 1, 0 },
+        { "us-isof-south-1", 1, 0 }, { "eusc-de-east-1", 0, 0 },
+        { "eu-west-9", 0, 0 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++)
+        if (kaws__arn_has_fips("kms", rows[i].region) != rows[i].kms ||
+            kaws__arn_has_fips("sts", rows[i].region) != rows[i].sts)
+            fail_msg("%s", rows[i].region);
 }
 
 
@@ -248,6 +301,107 @@ test_which_arn_fits_the_asked_key(void **state)
 
 
 static void
+test_which_names_are_of_multi_region_keys(void **state)
+{
+    (void)state;
+    JUDGE(kaws__arn_is_multi, "mrk-1", "mrk-", A "key/mrk-1",
+          "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1", NULL,
+          "", "1", "mrk", "MRK-1", "a-mrk-1", "mrk-1/2", "alias/mrk-1",
+          "key/mrk-1", A "key/1", A "key/a/mrk-1", A "alias/mrk-1",
+          "arn:aws:kms:cn-north-1:111122223333:key/mrk-1",
+          "arn:aws:kms:us-east-1:1:key/mrk-1");
+}
+
+
+/* Only the region of an ARN changes, be it longer or shorter; an id stays. */
+static void
+test_a_name_is_moved(void **state)
+{
+    static const struct { const char *id, *region, *want; } rows[] = {
+        { "mrk-1", "eu-west-1", "mrk-1" },
+        { A "key/mrk-1", "us-east-1", A "key/mrk-1" },
+        { A "key/mrk-us-east-1", "eu-central-1",
+          "arn:aws:kms:eu-central-1:111122223333:key/mrk-us-east-1" },
+        { "arn:aws:kms:ap-northeast-1:111122223333:key/mrk-1", "sa-east-1",
+          "arn:aws:kms:sa-east-1:111122223333:key/mrk-1" },
+        { "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1", "cn-northwest-1",
+          "arn:aws-cn:kms:cn-northwest-1:111122223333:key/mrk-1" },
+        { "arn:aws-us-gov:kms:us-gov-east-1:111122223333:key/mrk-1",
+          "us-gov-west-1",
+          "arn:aws-us-gov:kms:us-gov-west-1:111122223333:key/mrk-1" }
+    };
+    char longest[256], back[256];
+    kaws__target moved;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(&moved, 'x', sizeof moved);        /* of an earlier use        */
+        kaws__arn_move(&moved, rows[i].id, rows[i].region);
+        assert_string_equal(moved.key_id, rows[i].want);
+        assert_string_equal(moved.region, rows[i].region);
+    }
+    (void)snprintf(longest, sizeof longest, A "key/mrk-%0*d",
+                   255 - 23 - (int)strlen(A "key/mrk-"), 7);
+    assert_int_equal(strlen(longest), 255 - 23);
+    kaws__arn_move(&moved, longest, "aaaaaaaaaaaaaaaa-aaaaaaaaaaaaa-1");
+    assert_int_equal(strlen(moved.key_id), 255);  /* nothing is cut           */
+    assert_string_equal(strstr(moved.key_id, ":1111"),
+                        strstr(longest, ":1111"));
+    memcpy(back, moved.key_id, sizeof back);
+    kaws__arn_move(&moved, back, "us-east-1");
+    assert_string_equal(moved.key_id, longest);
+}
+
+
+/* Whether a reply's ARN is the wanted key's in the region that was asked. */
+static void
+test_why_an_arn_is_unrelated(void **state)
+{
+#define GOT(region, account, rest) \
+    "arn:aws:kms:" region ":" account ":" rest
+    static const struct { const char *want, *got, *region, *why; } rows[] = {
+        { A "key/mrk-1", GOT("eu-west-1", "111122223333", "key/mrk-1"),
+          "eu-west-1", NULL },
+        { "mrk-1", GOT("eu-west-1", "444455556666", "key/mrk-1"), "eu-west-1",
+          NULL },
+        { A "key/mrk-1", A "key/mrk-1", "us-east-1", NULL },
+        { A "key/mrk-1", "", "us-east-1", "not the ARN of a KMS key" },
+        { A "key/mrk-1", "mrk-1", "us-east-1", "not the ARN of a KMS key" },
+        { A "key/mrk-1", GOT("eu-west-1", "111122223333", "key/1"),
+          "eu-west-1", "it is not a multi-region key" },
+        { A "key/mrk-1", GOT("eu-west-1", "111122223333", "alias/mrk-1"),
+          "eu-west-1", "it is not a multi-region key" },
+        { A "key/mrk-1", A "key/mrk-1", "eu-west-1", "in another region than "
+          "the one that was asked" },
+        { A "key/mrk-1", GOT("eu-west-1", "444455556666", "key/mrk-1"),
+          "eu-west-1", "it belongs to another account" },
+        { A "key/mrk-1", "arn:aws-cn:kms:cn-north-1:111122223333:key/mrk-1",
+          "cn-north-1", "it belongs to another account" },
+        { A "key/mrk-1", GOT("eu-west-1", "111122223333", "key/mrk-2"),
+          "eu-west-1", "it is a different multi-region key" },
+        { A "key/mrk-1", GOT("eu-west-1", "111122223333", "key/mrk-11"),
+          "eu-west-1", "it is a different multi-region key" },
+        { "mrk-1", GOT("eu-west-1", "111122223333", "key/mrk-2"), "eu-west-1",
+          "it is a different multi-region key" },
+        { "mrk-1", GOT("eu-west-1", "111122223333", "key/mrk-1/2"),
+          "eu-west-1", "it is a different multi-region key" }
+    };
+    const char *why;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        why = kaws__arn_unrelated(rows[i].want, kaws__buf_of(rows[i].got),
+                                  rows[i].region);
+        if ((why == NULL) != (rows[i].why == NULL) ||
+            (why != NULL && strstr(why, rows[i].why) == NULL))
+            fail_msg("row %lu: %s", (unsigned long)i, why != NULL ? why : "");
+    }
+}
+
+
+static void
 test_an_endpoint_is_https_and_a_host(void **state)
 {
     char text[300];
@@ -283,9 +437,9 @@ test_an_endpoint_is_https_and_a_host(void **state)
     assert_true(kaws__arn_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
     assert_false(kaws__arn_endpoint_ok(text));
-    kaws__arn_url(text, sizeof text, "kms", "https://h:1", "eu-west-1");
+    kaws__arn_url(text, sizeof text, "kms", "https://h:1", "eu-west-1", 0);
     assert_string_equal(text, "https://h:1/");
-    kaws__arn_url(text, sizeof text, "kms", "https://h:1/", "eu-west-1");
+    kaws__arn_url(text, sizeof text, "kms", "https://h:1/", "eu-west-1", 0);
     assert_string_equal(text, "https://h:1/");
 }
 
@@ -295,10 +449,14 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_each_region_has_its_host),
+        cmocka_unit_test(test_where_fips_hosts_are),
         cmocka_unit_test(test_an_arn_is_taken_apart),
         cmocka_unit_test(test_a_target_is_id_alias_or_arn),
         cmocka_unit_test(test_longest_target),
         cmocka_unit_test(test_which_arn_fits_the_asked_key),
+        cmocka_unit_test(test_which_names_are_of_multi_region_keys),
+        cmocka_unit_test(test_a_name_is_moved),
+        cmocka_unit_test(test_why_an_arn_is_unrelated),
         cmocka_unit_test(test_an_endpoint_is_https_and_a_host)
     };
 

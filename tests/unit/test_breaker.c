@@ -64,6 +64,7 @@ open_another(struct world *w, const char *region)
 static void
 test_what_marks(void **state)
 {
+    static const char page[20000];        /* longer than any reply of KMS     */
     static const struct { fake_script script; kaws_status status; int out; }
     rows[] = {
         { { .no_reply = "Connection refused" }, KAWS_NETWORK, 1 },
@@ -86,7 +87,9 @@ test_what_marks(void **state)
         { { .error = "LimitExceededException" }, KAWS_SERVICE, 0 },
         { { .http = 408, .body = "" }, KAWS_SERVICE, 0 },
         { { .http = 200, .body = "<html>" }, KAWS_REPLY, 0 },
-        { { .http = 302, .body = "" }, KAWS_REPLY, 0 }
+        { { .http = 302, .body = "" }, KAWS_REPLY, 0 },
+        { { .http = 503, .body = page, .body_len = sizeof page },
+          KAWS_SERVICE, 1 }
     };
     struct world *w = *state;
     size_t i;
@@ -124,6 +127,55 @@ test_one_try_of_three(void **state)
     SAY(w, .no_reply = "no route", .times = 3);
     ASK(w, KAWS_NETWORK, NULL, 4);        /* and here, too                    */
     ASK(w, KAWS_OK, NULL, 1);
+}
+
+
+static int
+out_of(struct world *w, int timeout_ms, int *due)
+{
+    kaws__pass pass = { .hooks = &w->ring->hooks, .host = "h",
+                        .way = w->ring->kms.way.id, .connect_ms = 1000,
+                        .timeout_ms = timeout_ms, .url = kaws__buf_digest(
+                            kaws__url_origin("https://kms.us-east-1.amazonaws"
+                                             ".com/")) };
+
+    return kaws__breaker_out(&pass, "Decrypt", due, &w->err);
+}
+
+
+/* Whoever only asks whether a host is out sends no probe, and takes none from
+ * others; he hears why it is out, and whether a probe could be sent. */
+static void
+test_is_it_out(void **state)
+{
+    struct world *w = *state;
+    int due = 9, i;
+
+    assert_int_equal(out_of(w, 10000, &due), 0);
+    assert_int_equal(due, 0);
+    go_away(w);
+    for (i = 0; i < 2; i++) {
+        assert_int_equal(out_of(w, 10000, &due), 1);
+        assert_int_equal(due, 0);
+        EXPECT(w, KAWS_NETWORK, "AWS KMS at h has been unreachable for 0 s (3 "
+               "attempts), so Decrypt is not sent, and the next attempt is due "
+               "in 1 s", w->err.status);
+        w->f.now_ms += 249;
+        assert_int_equal(out_of(w, 10000, &due), 1);
+        assert_int_equal(due, 0);
+        w->f.now_ms += 1;
+        assert_int_equal(out_of(w, 10000, &due), 1);
+        assert_int_equal(due, 1);
+        assert_int_equal(out_of(w, 499, &due), 1);
+        assert_int_equal(due, 0);         /* others may try before            */
+        w->f.now_ms -= 250;
+    }
+    w->f.now_ms += 250;
+    SAY_NO_MORE(w);
+    kaws__err_clear(&w->err);
+    ASK(w, KAWS_OK, NULL, 1);             /* so the probe was nobody's yet    */
+    assert_int_equal(out_of(w, 10000, &due), 0);
+    assert_int_equal(due, 0);
 }
 
 
@@ -818,6 +870,15 @@ my_ticks(void *ctx)
 }
 
 
+static uint64_t
+way_of(const kaws_hooks *hooks, const char *ca_file, const char *proxy)
+{
+    kaws_config cfg = { .ca_file = ca_file, .proxy = proxy };
+
+    return kaws__breaker_way(hooks, &cfg);
+}
+
+
 /* Who reaches a host in another way knows for himself; and when a ring with
  * hooks is closed, what they knew is forgotten, because the next ring with such
  * hooks may be in another world. */
@@ -826,25 +887,27 @@ test_ways(void **state)
 {
     struct world *w = *state;
     kaws_hooks built_in = { .ticks_ms = kaws__sys_ticks_ms }, mine = built_in;
-    uint64_t plain = kaws__breaker_way(&built_in, NULL);
+    uint64_t plain = way_of(&built_in, NULL, NULL);
     kaws *one;
 
     mine.ctx = w;                         /* not asked by any hook            */
-    assert_true(kaws__breaker_way(&mine, NULL) == plain);
-    assert_true(kaws__breaker_way(&built_in, "ca") != plain);
-    assert_true(kaws__breaker_way(&built_in, "ca") ==
-                kaws__breaker_way(&mine, "ca"));
+    assert_true(way_of(&mine, NULL, NULL) == plain);
+    assert_true(way_of(&built_in, "ca", NULL) != plain);
+    assert_true(way_of(&built_in, "ca", NULL) == way_of(&mine, "ca", NULL));
+    assert_true(way_of(&built_in, NULL, "p") != plain);
+    assert_true(way_of(&built_in, NULL, "p") == way_of(&mine, NULL, "p"));
+    assert_true(way_of(&mine, NULL, "p") != way_of(&mine, NULL, "other"));
+    assert_true(way_of(&mine, NULL, "x") != way_of(&mine, "x", NULL));
     mine.ticks_ms = my_ticks;             /* a clock does not check TLS       */
-    assert_true(kaws__breaker_way(&mine, "ca") !=
-                kaws__breaker_way(&mine, "other ca"));
+    assert_true(way_of(&mine, "ca", NULL) != way_of(&mine, "other ca", NULL));
     mine.ticks_ms = built_in.ticks_ms;
     mine.send = fake_send;
-    assert_true(kaws__breaker_way(&mine, NULL) != plain);
-    assert_true(kaws__breaker_way(&mine, NULL) !=
-                kaws__breaker_way(&w->cfg.hooks, NULL));
-    plain = kaws__breaker_way(&mine, NULL);
+    assert_true(way_of(&mine, NULL, NULL) != plain);
+    assert_true(way_of(&mine, NULL, NULL) !=
+                way_of(&w->cfg.hooks, NULL, NULL));
+    plain = way_of(&mine, NULL, NULL);
     mine.ctx = state;                     /* the same hook, of another world  */
-    assert_true(kaws__breaker_way(&mine, NULL) != plain);
+    assert_true(way_of(&mine, NULL, NULL) != plain);
 
     go_away(w);
     w->cfg.hooks.ticks_ms = my_ticks;
@@ -942,6 +1005,16 @@ test_jumps(void **state)
     ASK(w, KAWS_NETWORK, "no route", 1);
     w->f.now_ms -= 3600000;
     ASK(w, KAWS_NETWORK, "no route", 1);
+    close_other();
+
+    SAY_NO_MORE(w);
+    LATER(w);
+    ASK(w, KAWS_OK, NULL, 1);
+    go_away(w);                           /* back: there is still one probe   */
+    w->f.now_ms -= 3600000;
+    overlap(w, 5, 0, fails);
+    ASK(w, KAWS_NETWORK, "no route", 1);
+    assert_int_equal(other.requests, 0);
     close_other();
 }
 
@@ -1254,7 +1327,8 @@ main(void)
 #define BARE(name)                                                            \
     cmocka_unit_test_setup_teardown(name, world_begin_bare, world_end)
     const struct CMUnitTest tests[] = {
-        BARE(test_what_marks), BARE(test_one_try_of_three), BARE(test_words),
+        BARE(test_what_marks), BARE(test_one_try_of_three),
+        BARE(test_is_it_out), BARE(test_words),
         BARE(test_neither), BARE(test_probes),
         BARE(test_a_probe_that_is_refused), BARE(test_hanging),
         BARE(test_when_it_is_due), BARE(test_come_and_go),

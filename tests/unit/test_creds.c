@@ -746,6 +746,95 @@ test_signer(void **state)
 }
 
 
+/* ---- regions ------------------------------------------------------------ */
+
+/* That AWS STS of a region does not answer is remembered for a minute, for
+ * three regions at once. Any other answer ends that; so does too little time to
+ * learn anything. */
+static void
+test_unmet_regions(void **state)
+{
+    static const struct {
+        const char *region;
+        kaws_status status;
+        int left_ms, passed_ms;
+        const char *unmet;                /* of a, b, c, d                    */
+    } rows[] = {
+        { "a", KAWS_NETWORK, 1000, 10, "a" },
+        { "b", KAWS_SERVICE, 1000, 10, "ab" },
+        { "b", KAWS_NETWORK, 1000, 59970, "ab" },
+        { "c", KAWS_NETWORK, 1000, 10, "bc" },      /* a's minute is over     */
+        { "d", KAWS_NETWORK, 1000, 10, "bcd" },
+        { "a", KAWS_NETWORK, 1000, 10, "acd" },     /* b's is the oldest      */
+        { "b", KAWS_NETWORK, 499, 10, "acd" },      /* proves nothing         */
+        { "c", KAWS_NETWORK, 499, 10, "acd" },
+        { "b", KAWS_CREDENTIALS, 1000, 10, "acd" },
+        { "c", KAWS_CREDENTIALS, 1000, 10, "ad" },
+        { "b", KAWS_NETWORK, 500, 10, "abd" },
+        { "a", KAWS_OK, 1000, 10, "" }
+    };
+    struct world *w = *state;
+    kaws__seek seek = { .left_ms = 1000 };
+    const kaws_error *why;
+    kaws__creds c;
+    char name[2] = "a", unmet[5];
+    size_t i, n;
+
+    EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
+    for (i = 0; i < COUNT(rows); i++) {
+        seek.region = rows[i].region;
+        seek.left_ms = rows[i].left_ms;
+        kaws__err_clear(&w->err);
+        if (rows[i].status != KAWS_OK)
+            (void)kaws__err_set(&w->err, rows[i].status, "%s", seek.region);
+        c.asked_ms = c.hooks->ticks_ms(c.hooks->ctx);
+        kaws__creds_remember(&c, &seek, &w->err);
+        w->f.now_ms += rows[i].passed_ms;
+        memset(unmet, 0, sizeof unmet);
+        n = 0;
+        seek.region = name;
+        for (name[0] = 'a'; name[0] <= 'd'; name[0]++)
+            if ((why = kaws__creds_unmet(&c, &seek)) != NULL) {
+                assert_string_equal(why->text, name);
+                unmet[n++] = name[0];
+            }
+        if (strcmp(unmet, rows[i].unmet) != 0)
+            fail_msg("row %d: '%s'", (int)i, unmet);
+    }
+    kaws__creds_close(&c);
+}
+
+
+/* What runs beside the calls signs with what is there, and asks nobody. */
+static void
+test_a_probe_asks_nobody(void **state)
+{
+    struct world *w = *state;
+    kaws__seek seek = { .now = w->f.now_ms / 1000, .left_ms = 1000 };
+    kaws__creds c;
+    unsigned answers;
+
+    EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
+    kaws__err_clear(&w->err);
+    assert_int_equal(kaws__creds_ready(&c, &seek, KAWS__TO_PROBE, &w->err),
+                     KAWS_OK);
+    answers = c.answers;
+    c.expires = seek.now + 10;            /* to be renewed                    */
+    c.early = 100;
+    assert_int_equal(kaws__creds_ready(&c, &seek, KAWS__TO_PROBE, &w->err),
+                     KAWS_OK);
+    seek.now += 20;
+    assert_int_equal(kaws__creds_ready(&c, &seek, KAWS__TO_PROBE, &w->err),
+                     KAWS_CANCELLED);
+    assert_int_equal(c.answers, answers);
+    kaws__err_clear(&w->err);
+    assert_int_equal(kaws__creds_ready(&c, &seek, KAWS__TO_SIGN, &w->err),
+                     KAWS_OK);
+    assert_int_equal(c.answers, answers + 1);
+    kaws__creds_close(&c);
+}
+
+
 /* ---- what a text may not hold ------------------------------------------ */
 
 /* A piece of the secret or of the token, but not of the id; in any case, and
@@ -799,6 +888,8 @@ main(void)
         TEST(test_words_with_a_secret),
         TEST(test_tell),
         TEST(test_signer),
+        TEST(test_unmet_regions),
+        TEST(test_a_probe_asks_nobody),
         TEST(test_what_is_in_a_text)
     };
 

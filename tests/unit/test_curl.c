@@ -166,14 +166,17 @@ open_http(struct world *w, kaws__http *http, const char *ca_file)
     hooks = w->f.hooks;
     hooks.send = NULL;
     kaws__err_clear(&w->err);
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(http, &hooks, ca_file, 1,
-                                             &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(
+        http, &hooks, &(kaws_config){ .ca_file = ca_file }, 1, &w->err));
     assert_non_null(http->sender);
     return http->sender;
 }
 
 
 /* ---- header lines ------------------------------------------------------ */
+
+static kaws__conn no_conn;
+
 
 /* Reads a head line by line; each is a heap block of its own length, so the
  * sanitizer sees a byte too far. */
@@ -234,7 +237,7 @@ test_heads(void **state)
     (void)state;
     for (i = 0; i < COUNT(rows); i++) {
         kaws_reply r = { .retry_after_ms = -1 };
-        kaws__transfer t = { .r = &r };
+        kaws__transfer t = { .r = &r, .conn = &no_conn };
         read_head(&t, rows[i].head);
         if (r.date != rows[i].date || r.retry_after_ms != rows[i].retry_ms ||
             strcmp(r.request_id, rows[i].id) != 0 ||
@@ -279,7 +282,7 @@ test_odd_request_ids(void **state)
 /* What can be mended by a setting is told apart from an outage. libcurl's words
  * are shown, or if there are none, what its code means. Of a proxy's password
  * in the environment no piece is shown, in libcurl's own words of a URL that it
- * takes for another. */
+ * takes for another, or cannot use. */
 static void
 test_outcomes(void **state)
 {
@@ -304,9 +307,14 @@ test_outcomes(void **state)
         { CURLE_RECV_ERROR, "http://svc:1?ss@p", "Failed: svc port 1", 0, 0 },
         { CURLE_RECV_ERROR, "http://svc:P@ss#@p", "no host ss", 0, 0 },
         { CURLE_RECV_ERROR, "http://svc:Pa ss@p", "in 'svc:Pa ss@p'", 0, 0 },
-        { CURLE_RECV_ERROR, "http://svc:Pass@p:x", "in 'svc:Pass@p'", 0, 0 }
+        { CURLE_RECV_ERROR, "http://svc:Pass@p:x", "in 'svc:Pass@p'", 0, 0 },
+        { CURLE_NOT_BUILT_IN, "https://svc:Pass@p",
+          "Unsupported proxy 'https://svc:Pass", 0, 1 },
+        { CURLE_RECV_ERROR, "https://svc:Pass@p", "Failed", 1, 0 }
     };
-    static kaws__transfer t;
+    static const kaws_request q = { .url = "https://h/" };
+    static kaws__sender s;
+    static kaws__transfer t = { .s = &s, .q = &q };
     char want[128];
     size_t i, k;
 
@@ -329,6 +337,57 @@ test_outcomes(void **state)
         assert_int_equal(r.http, 0);
     }
     assert_int_equal(unsetenv("ALL_PROXY"), 0);
+}
+
+
+/* The error says that a request went through the proxy that is set. Of that
+ * proxy's password no piece is shown. The environment's proxy does not count,
+ * so it is not blamed. */
+static void
+test_outcomes_by_a_proxy_that_is_set(void **state)
+{
+    static const struct {
+        const char *proxy, *url;
+        int direct;
+        const char *said, *want;
+    } rows[] = {
+        { "p", "https://h/", 0, "Failed", "through the proxy: Failed" },
+        { "u:Pw@p", "https://h/", 0, "Failed", "through the proxy: Failed" },
+        { "u:Pw@p", "https://h/", 1, "Failed", "Failed" },
+        { "u:Pw@p", "http://h/", 0, "Failed", "Failed" },
+        { NULL, "https://h/", 0, "Failed", "Failed" },
+        { "p", "https://h/", 0, "", "through the proxy: Failure when receiving "
+          "data from the peer" },
+        { "https://p", "https://h/", 0, "Unsupported proxy 'https://p'",
+          "through the proxy: Unsupported proxy 'https://p'" },
+        { "https://u:Pw@p", "https://h/", 0, "Unsupported proxy 'https://u:Pw",
+          "Failure when receiving data from the peer (check proxy: percent-"
+          "encode its user and password)" }
+    };
+    char longest[CURL_ERROR_SIZE];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        const kaws_request q = { .url = rows[i].url,
+                                 .direct = rows[i].direct };
+        kaws__sender s = { .proxy = rows[i].proxy };
+        kaws_reply r = { .http = 0 };
+        kaws__transfer t = { .s = &s, .q = &q, .r = &r };
+        *unit_case() = rows[i].said;
+        assert_int_equal(setenv("https_proxy", rows[i].proxy != NULL ?
+                                "http://u:Pw#x@p" : "", 1), 0);
+        (void)snprintf(t.error, sizeof t.error, "%s", rows[i].said);
+        assert_int_equal(kaws__curl_outcome(&t, CURLE_RECV_ERROR),
+                         rows[i].said[0] == 'U' ? KAWS_CONFIG : KAWS_NETWORK);
+        unit_same_text("words", r.text, rows[i].want);
+        memset(longest, 'x', sizeof longest);
+        longest[sizeof longest - 1] = '\0';
+        memcpy(t.error, longest, sizeof longest);
+        (void)kaws__curl_outcome(&t, CURLE_RECV_ERROR);
+        assert_int_equal(strlen(r.text), sizeof r.text - 1);
+    }
+    assert_int_equal(unsetenv("https_proxy"), 0);
 }
 
 
@@ -420,53 +479,110 @@ test_what_is_no_ca_file(void **state)
 }
 
 
+static const struct {
+    const char *proxy, *key_log, *ca_file;
+    int plain, no_memory, no_lock;
+    kaws_status status;
+    const char *words, *set;
+    int tls;
+} openings[] = {
+    { "/", NULL, NULL, 0, 0, 0, KAWS_OK, NULL, "p", 0 },
+    { "/", NULL, NULL, 0, 0, 0, KAWS_OK, NULL, "https://u:w@p", 1 },
+    { "https://p", NULL, NULL, 0, 0, 0, KAWS_OK, NULL, "p", 0 },
+    { "https://p", NULL, NULL, 0, 0, 0, KAWS_OK, NULL, NULL, 1 },
+    { "p", NULL, NULL, 1, 0, 0, KAWS_OK, NULL, "https://p", 1 },
+    { "p", NULL, NULL, 0, 0, 0, KAWS_CONFIG, "proxy is not", "/", 0 },
+    { "p", NULL, NULL, 1, 0, 0, KAWS_CONFIG, "proxy is not", "", 0 },
+    { "p", NULL, "/none", 0, 0, 0, KAWS_CONFIG, "CA file", "/", 0 },
+    { "p", NULL, NULL, 0, 0, 0, KAWS_OK, NULL, NULL, 0 },
+    { "/", NULL, NULL, 1, 0, 0, KAWS_OK, NULL, NULL, 0 },
+    { "p", "/nowhere", NULL, 0, 0, 0, KAWS_OK, NULL, NULL, 0 },
+    { "/", NULL, NULL, 0, 0, 0, KAWS_CONFIG, "https_proxy", NULL, 0 },
+    { "p", NULL, "/none", 1, 0, 0, KAWS_CONFIG, "CA file", NULL, 0 },
+    { "p", NULL, NULL, 0, 1, 0, KAWS_MEMORY, "out of memory", NULL, 0 },
+    { "p", NULL, NULL, 0, 0, 1, KAWS_MEMORY, "no lock", NULL, 0 },
+    { "p", NULL, NULL, 0, 0, 2, KAWS_MEMORY, "out of memory", NULL, 0 }
+};
+
+
 /* Whatever keeps the sender from being opened, it can be closed. Plain HTTP
- * uses no proxy. */
+ * uses no proxy, so that of the environment may be wrong then; one that is set
+ * may never be. */
 static void
 test_opening(void **state)
 {
-    static const struct {
-        const char *proxy, *key_log, *ca_file;
-        int plain, no_memory, no_lock;
-        kaws_status status;
-        const char *words;
-    } rows[] = {
-        { "p", NULL, NULL, 0, 0, 0, KAWS_OK, NULL },
-        { "/", NULL, NULL, 1, 0, 0, KAWS_OK, NULL },
-        { "p", "/nowhere", NULL, 0, 0, 0, KAWS_OK, NULL },
-        { "/", NULL, NULL, 0, 0, 0, KAWS_CONFIG, "https_proxy" },
-        { "p", NULL, "/none", 1, 0, 0, KAWS_CONFIG, "CA file" },
-        { "p", NULL, NULL, 0, 1, 0, KAWS_MEMORY, "out of memory" },
-        { "p", NULL, NULL, 0, 0, 1, KAWS_MEMORY, "no lock" },
-        { "p", NULL, NULL, 0, 0, 2, KAWS_MEMORY, "out of memory" }
-    };
     struct world *w = *state;
     kaws_hooks hooks = w->f.hooks;
+    kaws_config cfg = w->cfg;
     kaws__http http;
     size_t i;
 
     hooks.send = NULL;
     assert_int_equal(unsetenv("no_proxy"), 0);
-    for (i = 0; i < COUNT(rows); i++) {
-        assert_int_equal(setenv("https_proxy", rows[i].proxy, 1), 0);
+    for (i = 0; i < COUNT(openings); i++) {
+        assert_int_equal(setenv("https_proxy", openings[i].proxy, 1), 0);
         assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
-        if (rows[i].key_log != NULL)
-            assert_int_equal(setenv("SSLKEYLOGFILE", rows[i].key_log, 1), 0);
+        if (openings[i].key_log != NULL)
+            assert_int_equal(setenv("SSLKEYLOGFILE", openings[i].key_log, 1),
+                             0);
         fake_forget_log(&w->f);
-        w->f.fail_nth = rows[i].no_memory ? w->f.allocs + 1 : 0;
-        no_lock = rows[i].no_lock;
+        w->f.fail_nth = openings[i].no_memory ? w->f.allocs + 1 : 0;
+        no_lock = openings[i].no_lock;
         kaws__err_clear(&w->err);
-        EXPECT(w, rows[i].status, rows[i].words, kaws__http_open(
-            &http, &hooks, rows[i].ca_file, rows[i].plain, &w->err));
+        cfg.ca_file = openings[i].ca_file;
+        cfg.proxy = openings[i].set;
+        EXPECT(w, openings[i].status, openings[i].words, kaws__http_open(
+            &http, &hooks, &cfg, openings[i].plain, &w->err));
+        if (openings[i].status == KAWS_OK) {
+            const kaws__sender *s = http.sender;
+            assert_ptr_equal(s->proxy, openings[i].set);
+            assert_int_equal(s->proxy_tls, openings[i].tls);
+        }
         assert_int_equal(no_lock, 0);
         assert_int_equal(fake_logged(&w->f, 1, "SSLKEYLOGFILE"),
-                         rows[i].key_log != NULL);
+                         openings[i].key_log != NULL);
         kaws__http_close(&http);
         kaws__http_close(&http);
         assert_int_equal(w->f.live, 0);
     }
     assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
     assert_int_equal(unsetenv("https_proxy"), 0);
+}
+
+
+/* A ring keeps a copy of the proxy, and nothing that it says has the password.
+ * (A copy that was not wiped at the end would make the world fail.) */
+static void
+test_a_ring_with_a_proxy(void **state)
+{
+    static const char proxy[] = "http://svc:Xy7qWv8z@127.0.0.1:1";
+    struct world *w = *state;
+    char mine[sizeof proxy];
+    const kaws__sender *s;
+    kaws_identity who;
+
+    memcpy(mine, proxy, sizeof mine);
+    w->cfg.proxy = mine;
+    w->cfg.hooks.send = NULL;
+    world_open(w);
+    memset(mine, 'x', sizeof mine - 1);
+    s = w->ring->kms.http.sender;
+    assert_string_equal(s->proxy, proxy);
+    EXPECT(w, KAWS_NETWORK, "through the proxy: ", kaws_check(w->ring,
+                                                              &w->err));
+    assert_null(strstr(w->err.text, "Wv8z"));
+    kaws_whoami(w->ring, &who, &w->err);
+    assert_null(strstr(who.endpoint, "Wv8z"));
+    assert_int_equal(fake_logged(&w->f, -1, "svc"), 0);
+    assert_int_equal(fake_logged(&w->f, -1, "Wv8z"), 0);
+    assert_true(fake_logged(&w->f, 1, "through the proxy: ") > 0);
+    world_close(w);
+    assert_int_equal(w->f.live, 0);
+    assert_int_equal(w->f.dirty, 0);
+    mine[0] = '\0';                       /* set, and no proxy: it is refused */
+    EXPECT(w, KAWS_CONFIG, "proxy is not of the form",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    kaws__err_clear(&w->err);
 }
 
 
@@ -524,20 +640,31 @@ static const struct kind {                /* of request and of libcurl        */
     size_t count;
     const char *method;
     CURLoption how;
+    const char *set;                      /* the config's proxy               */
+    int direct;
 } kinds[] = {
+    { "https://g/", "{}", NULL, "https", "u:pw@p", 0, 0, 0, 32, NULL,
+      CURLOPT_POST, "u:pw@p", 0 },
+    { "https://i/x", "", NULL, "https", "", 0, 0, 0, 32, "GET",
+      CURLOPT_HTTPGET, "u:pw@p", 1 },
+    { "https://j/x", "", NULL, "https", "", 0, 0, 0, 31, "GET",
+      CURLOPT_HTTPGET, NULL, 1 },
+    { "http://k/", "{}", NULL, "http", "", 0, 0, 1, 32, "POST", CURLOPT_POST,
+      "u:pw@p", 0 },
     { "https://h/", "{}", NULL, "https", NULL, 0, 0, 0, 31, NULL,
-      CURLOPT_POST },
-    { "http://h/", "{}", NULL, "http", "", 0, 0, 1, 31, "POST", CURLOPT_POST },
+      CURLOPT_POST, NULL, 0 },
+    { "http://h/", "{}", NULL, "http", "", 0, 0, 1, 31, "POST", CURLOPT_POST,
+      NULL, 0 },
     { "https://b/", "{} ", NULL, "https", NULL, 0, 1, 0, 33, NULL,
-      CURLOPT_POST },
+      CURLOPT_POST, NULL, 0 },
     { "https://c/", "{}", "/ca", "https", NULL, 1, 1, 0, 35, NULL,
-      CURLOPT_POST },
+      CURLOPT_POST, NULL, 0 },
     { "https://d/x", "", NULL, "https", NULL, 0, 0, 0, 31, "GET",
-      CURLOPT_HTTPGET },
+      CURLOPT_HTTPGET, NULL, 0 },
     { "https://e/x", "", NULL, "https", NULL, 0, 0, 0, 31, "HEAD",
-      CURLOPT_NOBODY },
+      CURLOPT_NOBODY, NULL, 0 },
     { "https://f/x", "{}", NULL, "https", NULL, 0, 0, 0, 31, "PUT",
-      CURLOPT_UPLOAD }
+      CURLOPT_UPLOAD, NULL, 0 }
 };
 
 
@@ -575,6 +702,8 @@ expect_options(const kaws__transfer *t, const struct kind *k)
     expect_option(CURLOPT_URL, 0, k->url, 1);
     expect_option(CURLOPT_PROTOCOLS_STR, 0, k->protocol, 1);
     expect_option(CURLOPT_PROXY, 0, k->proxy, 1);
+    if (k->set != NULL)                   /* no_proxy must not count          */
+        expect_option(CURLOPT_NOPROXY, 0, "", 1);
     if (k->ca_file != NULL)
         expect_option(CURLOPT_CAINFO, 0, k->ca_file, 1);
     if (k->openssl)
@@ -590,12 +719,13 @@ test_options(void **state)
     (void)state;
     for (i = 0; i < COUNT(kinds); i++) {
         const struct kind *k = &kinds[i];
-        kaws__sender s = { .ca_file = k->ca_file, .old = k->old };
+        kaws__sender s = { .ca_file = k->ca_file, .proxy = k->set,
+                           .old = k->old };
         kaws__conn conn = { .sock = k->kept ? 7 : CURL_SOCKET_BAD,
                             .share = curl_share_init() };
         kaws_request q = { .url = k->url, .body = kaws__buf_of(k->body),
                            .connect_timeout_ms = 2000, .timeout_ms = 3000,
-                           .method = k->method };
+                           .method = k->method, .direct = k->direct };
         kaws__transfer t = { .s = &s, .conn = &conn, .q = &q,
                              .first = q.body.len < 2 ? q.body.len : 2,
                              .easy = curl_easy_init() };
@@ -651,6 +781,9 @@ test_versions(void **state)
         what.version_num = rows[i].version;
         s = open_http(w, &http, NULL);
         assert_int_equal(s->openssl_options != NULL, rows[i].openssl && real);
+        assert_int_equal(s->openssl_version != NULL, rows[i].openssl && real);
+        assert_int_equal(s->openssl_ctrl != NULL, rows[i].openssl && real);
+        assert_int_equal(s->openssl_group != NULL, rows[i].openssl && real);
         assert_true(dlsym(RTLD_DEFAULT, *hidden ? "SSL_pending" :
                           "SSL_has_pending") == *(void **)&s->openssl_pending);
         assert_int_equal(s->old, rows[i].old);
@@ -726,6 +859,166 @@ test_what_the_tls_library_holds(void **state)
 }
 
 
+/* ---- what the log is told of TLS --------------------------------------- */
+
+/* A conn as after a good reply over a connection of that socket, if it is one;
+ * whether it had a connection to use again is left in *again. */
+static kaws__conn *
+lend(kaws__sender *s, const char *url, int fresh, int fd, int *again)
+{
+    kaws_request q = { .url = url, .fresh_connection = fresh };
+    kaws__conn *conn = kaws__curl_lend(s, &q);
+
+    assert_non_null(conn);
+    assert_true(kaws__buf_same(kaws__buf_of(conn->origin),
+                               kaws__url_origin(url)));
+    *again = conn->sock != CURL_SOCKET_BAD;
+    conn->sock = fd;
+    conn->used_us = kaws__sys_ticks_us();
+    conn->sound = 1;
+    return conn;
+}
+
+
+static const char *group_name;            /* of the group 4588; NULL: no name */
+
+
+static const char *
+openssl_version(const void *session)
+{
+    return session != NULL ? "TLSv1.3" : NULL;
+}
+
+
+static long
+openssl_ctrl(void *session, int what, long n, void *at)
+{
+    return session != NULL && what == 134 && n == 0 && at == NULL ? 4588 : -1;
+}
+
+
+static const char *
+openssl_group(void *session, int group)
+{
+    return session != NULL && group == 4588 ? group_name : "another";
+}
+
+
+enum { VERSION = 1, CTRL = 2, GROUP = 4, ALL = 7 };
+
+static const struct {
+    const char *url;
+    curl_sslbackend backend;
+    int session, functions;
+    const char *group, *line;         /* NULL: none                       */
+} tellings[] = {
+    { "https://h:8/x", CURLSSLBACKEND_OPENSSL, 1, ALL, "X25519MLKEM768",
+      "h:8 answers over TLSv1.3, with the key exchange X25519MLKEM768" },
+    { "https://h/", CURLSSLBACKEND_OPENSSL, 1, ALL, NULL,
+      "h answers over TLSv1.3" },
+    { "https://h/", CURLSSLBACKEND_OPENSSL, 1, VERSION | CTRL, "g",
+      "h answers over TLSv1.3" },
+    { "https://h/", CURLSSLBACKEND_OPENSSL, 1, VERSION | GROUP, "g",
+      "h answers over TLSv1.3" },
+    { "https://h/", CURLSSLBACKEND_OPENSSL, 1, CTRL | GROUP, "g",
+      "h answers over TLS" },
+    { "https://[::1]:8/", CURLSSLBACKEND_OPENSSL, 0, ALL, "g",
+      "[::1]:8 answers over TLS" },
+    { "https://h/", CURLSSLBACKEND_GNUTLS, 1, ALL, "g",
+      "h answers over TLS" },
+    { "https://h/", CURLSSLBACKEND_NONE, 1, ALL, "g",
+      "h answers over TLS" },
+    { "https://h/", CURLSSLBACKEND_OPENSSL, 1, ALL,
+      "a123456789b123456789c123456789d123456789e123456789",
+      "h answers over TLSv1.3, with the key exchange "
+      "a123456789b123456789c123456789d123456789e123456" },
+    { "http://127.0.0.1/", CURLSSLBACKEND_NONE, 0, ALL, "g", NULL }
+};
+
+
+/* The line has as much as the TLS library tells, if that is OpenSSL and has the
+ * functions. Of any other library nothing is asked. */
+static void
+test_what_is_told(void **state)
+{
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(tellings); i++) {
+        kaws__http http;
+        kaws__sender *s = open_http(w, &http, NULL);
+        kaws_request q = { .url = tellings[i].url };
+        kaws__transfer t = { .s = s, .q = &q, .tls = {
+            tellings[i].backend, tellings[i].session ? s : NULL } };
+        char line[160];
+        int again;
+        t.conn = lend(s, tellings[i].url, 0, CURL_SOCKET_BAD, &again);
+        assert_false(t.conn->told);
+        group_name = tellings[i].group;
+        s->openssl_version = tellings[i].functions & VERSION ? openssl_version
+                                                             : NULL;
+        s->openssl_ctrl = tellings[i].functions & CTRL ? openssl_ctrl : NULL;
+        s->openssl_group = tellings[i].functions & GROUP ? openssl_group : NULL;
+        fake_forget_log(&w->f);
+        kaws__curl_note_tls(&t);
+        kaws__curl_tell_tls(&t);
+        assert_true(t.conn->told);
+        (void)snprintf(line, sizeof line, "2 [KAWS-168] %s\n",
+                       tellings[i].line != NULL ? tellings[i].line : "");
+        if (tellings[i].line == NULL ? w->f.log_len != 0
+                                     : strcmp(w->f.log, line) != 0)
+            fail_msg("row %lu: %s", (unsigned long)i, w->f.log);
+        kaws__curl_done(s, t.conn, 0);
+        kaws__http_close(&http);
+    }
+}
+
+
+/* Says what the TLS of that host is, over a connection of its own. */
+static void
+tell(kaws__sender *s, int host)
+{
+    char url[32];
+    kaws_request q = { .url = url };
+    kaws__transfer t = { .s = s, .q = &q };
+    int again;
+
+    (void)snprintf(url, sizeof url, "https://h%d/", host);
+    t.conn = lend(s, url, 1, CURL_SOCKET_BAD, &again);
+    assert_false(t.conn->told);
+    kaws__curl_tell_tls(&t);
+    assert_true(t.conn->told);
+    kaws__curl_done(s, t.conn, 0);
+}
+
+
+/* One line for each host, however many connections it has, in whatever order.
+ * Beyond 32 hosts the first is forgotten, and only that. */
+static void
+test_each_host_is_told_once(void **state)
+{
+    struct world *w = *state;
+    kaws__http http;
+    kaws__sender *s = open_http(w, &http, NULL);
+    int i, k;
+
+    fake_forget_log(&w->f);
+    for (i = 0; i < KAWS__CURL_TOLD; i++)
+        for (k = i; k >= 0; k--) {
+            tell(s, k);
+            assert_int_equal(fake_logged(&w->f, 2, "[KAWS-168]"), i + 1);
+        }
+    tell(s, KAWS__CURL_TOLD);
+    for (i = 1; i <= KAWS__CURL_TOLD; i++)
+        tell(s, i);
+    assert_int_equal(fake_logged(&w->f, 2, "[KAWS-168]"), KAWS__CURL_TOLD + 1);
+    tell(s, 0);
+    tell(s, 0);
+    assert_int_equal(fake_logged(&w->f, 2, "] h0 answers over TLS"), 2);
+    kaws__http_close(&http);
+}
+
+
 /* ---- bodies ------------------------------------------------------------ */
 
 /* What did not fit stays out, whatever comes behind it. */
@@ -793,25 +1086,6 @@ count_idle(const kaws__sender *s)
     for (conn = s->idle; conn != NULL; conn = conn->next)
         n++;
     return n;
-}
-
-
-/* A conn as after a good reply over a connection of that socket, if it is one;
- * whether it had a connection to use again is left in *again. */
-static kaws__conn *
-lend(kaws__sender *s, const char *url, int fresh, int fd, int *again)
-{
-    kaws_request q = { .url = url, .fresh_connection = fresh };
-    kaws__conn *conn = kaws__curl_lend(s, &q);
-
-    assert_non_null(conn);
-    assert_true(kaws__buf_same(kaws__buf_of(conn->origin),
-                               kaws__url_origin(url)));
-    *again = conn->sock != CURL_SOCKET_BAD;
-    conn->sock = fd;
-    conn->used_us = kaws__sys_ticks_us();
-    conn->sound = 1;
-    return conn;
 }
 
 
@@ -1535,12 +1809,16 @@ main(void)
         cmocka_unit_test(test_heads),
         cmocka_unit_test(test_odd_request_ids),
         cmocka_unit_test(test_outcomes),
+        cmocka_unit_test(test_outcomes_by_a_proxy_that_is_set),
         IN_WORLD(test_ca_files),
         IN_WORLD(test_what_is_no_ca_file),
         IN_WORLD(test_opening),
+        IN_WORLD(test_a_ring_with_a_proxy),
         cmocka_unit_test(test_options),
         IN_WORLD(test_versions),
         cmocka_unit_test(test_what_the_tls_library_holds),
+        IN_WORLD(test_what_is_told),
+        IN_WORLD(test_each_host_is_told_once),
         cmocka_unit_test(test_body_is_capped_and_wiped),
         cmocka_unit_test(test_body_in_two_parts),
         IN_WORLD(test_pool),

@@ -187,6 +187,7 @@ test_reading(void **state)
         memset(&r, 0, sizeof r);
         memset(type, 'x', sizeof type);
         r.body = (uint8_t *)body;
+        r.body_max = sizeof body;
         r.body_len = strlen(bodies[i].body);
         r.http = 404;
         memcpy(body, bodies[i].body, r.body_len);

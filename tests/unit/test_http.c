@@ -65,9 +65,24 @@ static const struct {
 };
 
 
-/* With a hook, neither CA file nor proxy is checked. What the hook fills in is
- * corrected: it may forget both NULs, and AWS's ids have only letters, digits
- * and '-'. */
+/* A proxy that is set is refused beside a hook, which would not use it. */
+static void
+test_a_hook_gets_no_proxy(void **state)
+{
+    const kaws_config cfg = { .proxy = "https://u:Pw@p" };
+    struct world *w = *state;
+    kaws__http http;
+
+    EXPECT(w, KAWS_CONFIG, "proxy is set, and so is hooks.send",
+           kaws__http_open(&http, &w->f.hooks, &cfg, 0, &w->err));
+    assert_null(strstr(w->err.text, "Pw"));
+    kaws__http_close(&http);
+}
+
+
+/* With a hook, neither the CA file nor the environment's proxy is checked. What
+ * the hook fills in is corrected: it may forget both NULs, and AWS's ids have
+ * only letters, digits and '-'. */
 static void
 test_what_a_hook_returns_is_made_fit(void **state)
 {
@@ -84,8 +99,8 @@ test_what_a_hook_returns_is_made_fit(void **state)
     hooks.memory = kaws__mem_builtin;
     hooks.send = hook;
     assert_int_equal(setenv("https_proxy", "/", 1), 0);
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, "/none", 0,
-                                             &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(
+        &http, &hooks, &(kaws_config){ .ca_file = "/none" }, 0, &w->err));
     assert_int_equal(unsetenv("https_proxy"), 0);
     assert_null(http.sender);
     for (i = 0; i < COUNT(hooks_say); i++) {
@@ -125,8 +140,8 @@ test_a_hosts_last_request_ids_are_known(void **state)
     char id[64], url[64];
     int i;
 
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL, 1,
-                                             &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(
+        &http, &w->f.hooks, &(kaws_config){ .region = NULL }, 1, &w->err));
     for (i = 0; i < KAWS__HTTP_HOSTS - 1; i++) {
         (void)snprintf(url, sizeof url, "https://quiet-%d/", i);
         assert_true(kaws__http_note_id(&http, url, "id-0"));
@@ -188,6 +203,8 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(test_a_hook_gets_no_proxy, world_begin,
+                                        world_end),
         cmocka_unit_test_setup_teardown(test_what_a_hook_returns_is_made_fit,
                                         world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_a_hosts_last_request_ids_are_known,

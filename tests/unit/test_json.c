@@ -348,11 +348,54 @@ test_a_writer_without_memory_fails(void **state)
 }
 
 
+/* What a wanted member may be. */
+static void
+test_kinds(void **state)
+{
+    static const struct { int kind; const char *text, *value, *bad; } rows[] = {
+        { 0, "\"x\"", "x", NULL }, { 0, "null", NULL, "a string" },
+        { 0, "1", NULL, "a string" },
+        { KAWS__OR_NULL, "\"x\"", "x", NULL }, { KAWS__OR_NULL, "null", NULL,
+          NULL }, { KAWS__OR_NULL, " null ", NULL, NULL },
+        { KAWS__OR_NULL, "nul", NULL, "" }, { KAWS__OR_NULL, "1", NULL, "" },
+        { KAWS__OR_NULL, "true", NULL, "" }, { KAWS__OR_NULL, "{}", NULL, "" },
+        { KAWS__AS_WRITTEN, "1", "1", NULL },
+        { KAWS__AS_WRITTEN, " -0.5e1 ", "-0.5e1", NULL },
+        { KAWS__AS_WRITTEN, "\"1\"", "\"1\"", NULL },
+        { KAWS__AS_WRITTEN, "null", "null", NULL },
+        { KAWS__AS_WRITTEN, "01", NULL, "" }
+    };
+    kaws__member want = { .name = "a" };
+    const char *bad;
+    char text[64];
+    uint8_t *copy;
+    size_t i, n, offset;
+
+    (void)state;
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        n = (size_t)snprintf(text, sizeof text, "{\"a\":%s,\"b\":2}",
+                             rows[i].text);
+        want.kind = rows[i].kind;
+        copy = unit_exact(text, n);
+        bad = kaws__json_read(copy, n, &want, 1, &offset);
+        if ((bad == NULL) != (rows[i].bad == NULL) ||
+            (bad != NULL && strstr(bad, rows[i].bad) == NULL))
+            fail_msg("%s: %s", text, bad);
+        if (bad == NULL && rows[i].value == NULL)
+            assert_null(want.value.at);
+        else if (bad == NULL)
+            unit_same(text, want.value.at, want.value.len, rows[i].value,
+                      strlen(rows[i].value));
+        free(copy);
+    }
+}
+
+
 int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_vectors), cmocka_unit_test(test_kinds),
         cmocka_unit_test(test_64_levels_are_read),
         cmocka_unit_test(test_each_level_closes_as_it_opened),
         cmocka_unit_test(test_a_cut_text_is_refused),

@@ -254,7 +254,7 @@ test_ask_region(void **state)
     size_t i;
 
     for (i = 0; i < COUNT(rows); i++) {
-        kaws__op op = kaws__calls_op(&w->ring->kms, &w->err);
+        kaws__op op = kaws__op_begin(&w->ring->kms, &w->err);
         memcpy(op.target.region, "ap-south-1", sizeof "ap-south-1");
         fake_push(&w->f, rows[i].script);
         if (i + 1 == COUNT(rows))

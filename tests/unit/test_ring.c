@@ -775,8 +775,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     OK(w, status);
-    assert_int_equal(n, 11);             /* ten locks and a page             */
-    assert_int_equal(locks, before + 10);
+    assert_int_equal(n, 12);             /* eleven locks and a page          */
+    assert_int_equal(locks, before + 11);
     world_close(w);
     assert_int_equal(locks, before);
 }

@@ -1212,6 +1212,29 @@ test_leader_out_of_time(void **state)
 }
 
 
+/* A leader that AWS throttles until its time is almost up: the same. */
+static void
+test_leader_throttled(void **state)
+{
+    struct world *w = *state;
+    flyer all[2];
+
+    w->ring->kms.max_attempts = 0;        /* time alone bounds what is tried  */
+    start(w, &all[0]);
+    wait_for_calls(1);
+    pass(w, 1900);
+    start(w, &all[1]);
+    wait_for_crowd(w, 2);
+    SCRIPT(.error = "ThrottlingException");
+    let_in(1);
+    LANDED(&all[0], KAWS_THROTTLED, "ThrottlingException");
+    wait_for_calls(2);
+    let_in(1);
+    LANDED(&all[1], KAWS_OK, NULL);
+    assert_int_equal(gate.came, 2);
+}
+
+
 /* The same, after a time that shows that KMS does not answer: who leads next is
  * refused at once, and so are all who wait. */
 static void
@@ -1486,7 +1509,7 @@ main(void)
         GATED(test_one_call), GATED(test_woken),
         GATED(test_failure_is_for_all),
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
-        GATED(test_leader_finds_an_outage),
+        GATED(test_leader_throttled), GATED(test_leader_finds_an_outage),
         GATED(test_leader_out_of_memory),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),

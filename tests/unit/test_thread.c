@@ -150,6 +150,37 @@ test_parallel_work_ends_before_it_returns(void **state)
 }
 
 
+/* A job aside ends before aside_end returns, and can be followed by another.
+ * What does not run has ended. */
+static void
+test_a_job_aside(void **state)
+{
+    work w = { .runs = 0 };
+    kaws__aside aside = { .runs = 0 };
+    int i;
+
+    (void)state;
+    assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_VAULT), 0);
+    kaws__thread_aside_end(&aside);
+    for (i = 1; i < 4; i++) {
+        assert_int_not_equal(kaws__thread_aside(&aside, add_up, &w), 0);
+        assert_true(aside.runs);
+        kaws__thread_aside_end(&aside);
+        assert_false(aside.runs);
+        assert_int_equal(w.runs, i);
+        kaws__thread_aside_end(&aside);
+    }
+#if !defined(_WIN32)
+    rig.threads = 0;
+    assert_int_equal(kaws__thread_aside(&aside, add_up, &w), 0);
+    assert_false(aside.runs);
+    kaws__thread_aside_end(&aside);
+    assert_int_equal(w.runs, 3);
+#endif
+    kaws__thread_lock_free(&w.lock);
+}
+
+
 static int once_runs;
 
 
@@ -531,6 +562,7 @@ main(void)
 {
     static const struct CMUnitTest tests[] = {
         TEST(test_parallel_work_ends_before_it_returns),
+        TEST(test_a_job_aside),
         TEST(test_once_runs_once),
         TEST(test_each_thread_gets_its_turn),
         TEST(test_a_cancelled_wait_ends),

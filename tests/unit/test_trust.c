@@ -425,6 +425,38 @@ test_a_moved_alias_is_logged_once(void **state)
 }
 
 
+/* What sealed last is known for the current choice alone. */
+static void
+test_what_sealed_last(void **state)
+{
+    static const struct { const char *id, *region; int known; } rows[] = {
+        { "alias/a", "us-east-1", 1 }, { "alias/b", "us-east-1", 0 },
+        { "alias/a", "us-east-2", 0 }
+    };
+    kaws__target target;
+    kaws__trust t;
+    char arn[KAWS__ARN_MAX + 1];
+    size_t i;
+
+    (void)state;
+    open_trust(&t, "alias/a", NULL);
+    assert_int_equal(kaws__arn_target(&target, "alias/a", "us-east-1", NULL),
+                     KAWS_OK);
+    memcpy(arn, "before", sizeof "before");
+    kaws__trust_sealed(&t, &target, arn);
+    assert_string_equal(arn, "");
+    kaws__trust_notice(&t, &target, EAST(OWN));
+    for (i = 0; i < COUNT(rows); i++) {
+        assert_int_equal(kaws__arn_target(&target, rows[i].id, rows[i].region,
+                                          NULL), KAWS_OK);
+        memcpy(arn, "before", sizeof "before");
+        kaws__trust_sealed(&t, &target, arn);
+        assert_string_equal(arn, rows[i].known ? EAST(OWN) : "");
+    }
+    kaws__trust_close(&t);
+}
+
+
 int
 main(void)
 {
@@ -439,7 +471,8 @@ main(void)
                                         world_begin, world_end),
         cmocka_unit_test(test_a_choice_counts_unless_it_is_stale),
         cmocka_unit_test_setup_teardown(test_a_moved_alias_is_logged_once,
-                                        world_begin, world_end)
+                                        world_begin, world_end),
+        cmocka_unit_test(test_what_sealed_last)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -10,6 +10,7 @@
 #include "world.h"
 
 #define FORM "in the environment is not of the form"
+#define SET_FORM "proxy is not of the form"
 
 
 static void
@@ -99,6 +100,33 @@ static const char *const bad[] = {
 };
 
 
+/* A proxy that is set counts alone: whatever the environment says, it is
+ * refused, or the answer is whether it speaks TLS. */
+static void
+expect_set(struct world *w, const char *proxy, int ok, int tls)
+{
+    int over_tls = 0, i;
+
+    for (i = 0; i < 3; i++) {             /* nothing; a bad proxy; for none   */
+        assert_int_equal(setenv("https_proxy", i > 0 ? "https:///" : "", 1), 0);
+        assert_int_equal(setenv("no_proxy", i > 1 ? "*" : "", 1), 0);
+        over_tls = 0;
+        fake_forget_log(&w->f);
+        kaws__err_clear(&w->err);
+        EXPECT(w, ok ? KAWS_OK : KAWS_CONFIG, ok ? NULL : SET_FORM,
+               kaws__url_check_proxy(&w->f.hooks, proxy, &over_tls, &w->err));
+        assert_int_equal(fake_logged(&w->f, -1, "proxy"), 0);
+        if (ok)
+            assert_int_equal(over_tls, tls);
+        else
+            assert_ptr_equal(strstr(w->err.text, SET_FORM), w->err.text);
+        if (!ok && strlen(proxy) > 9)
+            assert_null(strstr(w->err.text, proxy));
+    }
+    assert_int_equal(unsetenv("no_proxy"), 0);
+}
+
+
 /* libcurl can read what we accept, and finds the same host in it. (socks4 and
  * socks5 are asked for the URL's host.) */
 static void
@@ -111,24 +139,28 @@ test_libcurl_reads_the_same_proxy(void **state)
 
     unset_variables();
     for (i = 0; i < COUNT(good); i++) {
+        const int https = (good[i].proxy[0] | 32) == 'h' &&
+                          (good[i].proxy[4] | 32) == 's';
         *unit_case() = good[i].proxy;
+        expect_set(w, good[i].proxy, 1, https);
         assert_int_equal(setenv("https_proxy", good[i].proxy, 1), 0);
         tls = 0;
-        EXPECT(w, KAWS_OK, NULL, kaws__url_check_proxy(&w->f.hooks, &tls,
+        EXPECT(w, KAWS_OK, NULL, kaws__url_check_proxy(&w->f.hooks, NULL, &tls,
                                                        &w->err));
-        assert_int_equal(tls, (good[i].proxy[0] | 32) == 'h' &&
-                              (good[i].proxy[4] | 32) == 's');
+        assert_int_equal(tls, https);
         expect_libcurl_takes(good[i].proxy, good[i].host);
     }
     for (i = 0; i < COUNT(bad); i++) {
         *unit_case() = bad[i];
+        expect_set(w, bad[i], 0, 0);
         assert_int_equal(setenv("https_proxy", bad[i], 1), 0);
-        EXPECT(w, KAWS_CONFIG, "https_proxy " FORM,
-               kaws__url_check_proxy(&w->f.hooks, &tls, &w->err));
+        EXPECT(w, KAWS_CONFIG, "https_proxy " FORM, kaws__url_check_proxy(
+            &w->f.hooks, NULL, &tls, &w->err));
         if (strlen(bad[i]) > 9)           /* it may hold a password           */
             assert_null(strstr(w->err.text, bad[i]));
         assert_non_null(strstr(w->err.text, "%2F %3F %23 %40 %25 %20"));
     }
+    expect_set(w, "", 0, 0);              /* set, and so none of ours         */
     memset(longest, 'p', sizeof longest);
     longest[1024] = '\0';
     assert_false(kaws__url_proxy_ok(longest));
@@ -186,7 +218,7 @@ test_which_proxy_variable_counts(void **state)
             assert_int_equal(setenv(at, at + strlen(at) + 1, 1), 0);
         }
         EXPECT(w, rows[i].counts != NULL ? KAWS_CONFIG : KAWS_OK,
-               rows[i].counts, kaws__url_check_proxy(&w->f.hooks, &tls,
+               rows[i].counts, kaws__url_check_proxy(&w->f.hooks, NULL, &tls,
                                                      &w->err));
         if (rows[i].counts != NULL)
             assert_ptr_equal(strstr(w->err.text, rows[i].counts), w->err.text);

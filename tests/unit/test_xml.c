@@ -24,7 +24,7 @@ test_documents(void **state)
     for (; unit_next(&f); count++) {
         text = unit_undo(unit_must(&f, "text"), &len);
         for (i = 0; i < WANTED; i++)
-            want[i] = (kaws__member){ names[i], { (uint8_t *)"x", 1 } };
+            want[i] = (kaws__member){ names[i], { (uint8_t *)"x", 1 }, 0 };
         bad = kaws__xml_read(text, len, want, WANTED, &offset);
         expected = unit_field(&f, "wrong", 0);
         assert_in_range(offset, 0, len);
