@@ -1,5 +1,5 @@
-"""The manual's and the README's examples work, the policy suffices, and the README's tables and
-log lines are the plugin's."""
+"""The examples of the header and of the manual work, the policy suffices, and the manual's tables
+and log lines are the plugin's.  (The manual: the README and the man pages.)"""
 
 import json
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator, as_list
+from manual import MANUAL, PAGES, README, blocks, section
 from servers import Moto, certificates
 
 import botocore.session         # after its finder
 
 TOP = Path(__file__).resolve().parent.parent
 HEADER = (TOP / "keyring_aws.h").read_text()
-README = (TOP / "README.md").read_text()
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 REGION = "eu-west-1"
-SETTINGS_FILE = README.partition("\n## The settings file\n")[2].partition("\n## ")[0]
+SETTINGS_FILE = section("The settings file")
 
 
 @pytest.fixture
@@ -65,33 +65,21 @@ def test_the_first_example_of_the_header_works(tmp_path, kms, compiler):
     assert stat.S_IMODE(os.stat(tmp_path / "keys.kaws").st_mode) == 0o600
 
 
-def readme_blocks() -> list[tuple[str, str]]:
-    """The README's indented blocks, each with the heading that it stands below."""
-    found = re.findall(r"^##+ (.*)$|((?:^    .*\n|^\n(?=    ))+)", README, re.M)
-    head, blocks = "", []
-    for title, text in found:
-        head = title or head
-        if text.strip():
-            blocks.append((head, re.sub("(?m)^    ", "", text).strip("\n")))
-    return blocks
-
-
 def readme_policies() -> dict[tuple[str, bool], dict]:
     """The README's policies, by heading, and whether they say who may use a role."""
-    found = [(head, json.loads(text)) for head, text in readme_blocks()
+    found = [(head, json.loads(text)) for head, text in blocks()
              if text.startswith('{ "Version"')]
     policies = {(head, "Principal" in policy["Statement"][0]): policy for head, policy in found}
     assert len(policies) == len(found)
     return policies
 
 
-def readme_my_cnf(section: str) -> str:
+def readme_my_cnf(title: str) -> str:
     """The lines of my.cnf in a section: its own, or those that it says to take."""
-    text = re.search(rf"^### {re.escape(section)}\n(.*?)(?=^##)", README, re.M | re.S)[1]
-    own = [block for head, block in readme_blocks()
-           if head == section and block.startswith("[mysqld]")]
-    others = re.findall(r"(?<!\S)my\.cnf: as for \[(\w+)\]", text)
-    assert len(own) + len(others) == 1, section
+    own = [block for head, block in blocks()
+           if head == title and block.startswith("[mysqld]")]
+    others = re.findall(r"(?<!\S)my\.cnf: as for \[(\w+)\]", section(title))
+    assert len(own) + len(others) == 1, title
     return own[0] if own else readme_my_cnf(f"On {others[0]}")
 
 
@@ -222,7 +210,7 @@ def test_my_cnf_has_only_settings_in_the_readme():
     """And each way to have a role has its few lines."""
     settings = {name for name, *_ in plugin_rows("^static const plug__settings_row", ROW)}
     found = [(head, set(re.findall(r"(?m)^keyring_aws_(\w+) *=", text)))
-             for head, text in readme_blocks()]
+             for head, text in blocks()]
     assert set().union(*(names for _, names in found)) <= settings
     roles = {head for head, _ in POLICIES} - {"The least that AWS must allow", "A second region"}
     for role in roles:
@@ -230,7 +218,7 @@ def test_my_cnf_has_only_settings_in_the_readme():
         assert "auth" in names and len(names) <= 4, role
 
 
-# ---- the README's tables are the plugin's -------------------------------------------------------
+# ---- the manual's tables are the plugin's -------------------------------------------------------
 
 ROW = re.compile(r'{ "(\w+)", PLUG__(\w+), PLUG__(\w+),.*?(?:(?:text = ("[^"]*")|number = {(.*?)}|'
                  r'flag = (1)),.*?)?[.]help', re.S)
@@ -248,9 +236,9 @@ def plugin_rows(start: str, row: str) -> list[str]:
 
 
 def readme_rows(name: str) -> list[list[str]]:
-    """The cells of the README's table whose rows begin with such a name."""
+    """The cells of the manual's table whose rows begin with such a name."""
     return [[cell.strip() for cell in row.split("|")[1:-1]]
-            for row in re.findall(rf"^\| `{name}`.*", README, re.M)]
+            for row in re.findall(rf"^\| `{name}`.*", MANUAL, re.M)]
 
 
 def test_the_readme_lists_every_setting():
@@ -267,7 +255,7 @@ def test_the_readme_lists_every_setting():
     assert readme_rows(r"keyring_aws_\w+") == [
         row(*each) for each in settings if each[2] != "HIDDEN"]
     for name, *_ in settings:
-        assert (f"\n* `keyring_aws_{name}`: " in README) == (name != "open_mode")
+        assert (f"\n* `keyring_aws_{name}`: " in MANUAL) == (name != "open_mode")
 
 
 def test_the_readme_lists_every_status_variable_and_function():
@@ -304,34 +292,55 @@ def test_the_readme_names_the_component_s_status_rows():
     source = (TOP / "keyring_aws_plugin.c").read_text()
     ours = re.search(r"^plug__services_more_rows.*?^}", source, re.M | re.S)[0]
     names = re.findall(r'(?:ROW\(|row\(rows, )"(\w+)"', ours)
-    assert len(names) > 10 and ", ".join(f"`{name}`" for name in names[:-1]) in words(README)
+    assert len(names) > 10 and ", ".join(f"`{name}`" for name in names[:-1]) in words(MANUAL)
 
 
 def test_the_readme_names_nothing_that_is_not_there():
     source = (TOP / "keyring_aws_plugin.c").read_text()
-    for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)", README):
+    for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)", MANUAL):
         assert re.sub(r"(?i)^keyring_aws_", "", name) in source, name
 
 
-def test_every_link_of_the_readme_goes_somewhere():
-    """Each link leads to a heading or a file, and the list at the top has every chapter."""
-    heads = re.findall(r"^## (.*)", README, re.M)
-    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-")
-               for head in re.findall(r"^##+ (.*)", README, re.M)}
-    places = re.findall(r"\[[^]]+\]\(([^)]+)\)", README)
-    assert len(places) > 20
-    for place in places:
-        assert place in anchors or (TOP / place).is_file(), place
-    listed = README[README.index("On this page:"):README.index("\n## ")]
+def anchors(text: str) -> set[str]:
+    """What a link may lead to in a page: its headings, as GitHub names them."""
+    return {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-")
+            for head in re.findall(r"^##+ (.*)", text, re.M)}
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_every_link_goes_somewhere(page):
+    """Each leads to a file, and to a heading there."""
+    text = page.read_text()
+    places = re.findall(r"\[[^]]+\]\(([^)]+)\)|(?m:^\[[^]]+\]: (\S+)$)", text)
+    for place in map("".join, places):
+        name, mark, anchor = place.partition("#")
+        target = page.parent / name if name else page
+        assert target.is_file(), place
+        assert not mark or f"#{anchor}" in anchors(target.read_text()), place
+    named = set(re.findall(r"(?m)^\[([^]]+)\]: ", text))
+    assert set(re.findall(r"\]\[([^]]+)\]", text)) == named
+
+
+def test_the_readme_names_every_page_and_chapter():
+    text = README.read_text()
+    heads = re.findall(r"^## (.*)", text, re.M)
+    listed = text.partition("On this page:")[2].partition("\n\n")[0]
     assert [" ".join(name.split()) for name in re.findall(r"\[([^]]+)\]", listed)] == heads[:-1]
+    for page in PAGES:
+        assert f"tests/package/man/{page.name}" in text, page.name
+
+
+def test_no_two_headings_of_the_manual_are_the_same():
+    """Each text below a heading is found by its words alone."""
+    heads = re.findall(r"^##+ (.*)", MANUAL, re.M)
+    assert sorted(heads) == sorted(set(heads))
 
 
 # ---- every line for the log is explained --------------------------------------------------------
 
 LINE = re.compile(r"#define (?:KAWS|PLUG)__LOG_(\w+)\s+(\d+), (?:KAWS|PLUG)__(\w+)"
                   r"((?:.*\\\n)*.*)")
-TROUBLE = README[README.index("## When something goes wrong"):
-                 README.index("## When KMS is unreachable")]
+TROUBLE = section("When something goes wrong")
 
 
 def words(text: str) -> str:
@@ -380,7 +389,7 @@ def test_the_readme_explains_every_line():
                  if len(text) > 30}
     explained |= {int(number) for number in re.findall(r"\*\*KAWS-(\d+)\*\*", TROUBLE)}
     assert explained == {number for _, number, level, _ in rows if level in ("ERROR", "WARNING")}
-    assert {int(number) for number in re.findall(r"KAWS-(\d+)", README)} <= {
+    assert {int(number) for number in re.findall(r"KAWS-(\d+)", MANUAL)} <= {
         number for _, number, _, _ in rows}
 
 

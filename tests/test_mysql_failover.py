@@ -12,11 +12,12 @@ import time
 import pytest
 
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, MULTI_REGION_ID, REGION, SECRET
+from manual import blocks
 from mysql_fixtures import (ASK_KMS, LONG, NO_SCHEMA, ROOT, Client, Stage,
                             heed_persisted_settings, wait_for, works)
 from regions import SECOND, Region, two_regions
 from servers import certificates
-from test_docs import filled_in, readme_blocks, readme_policies
+from test_docs import filled_in, readme_policies
 
 ALL = {"times": 0}
 OUTAGES = {                             # how home goes away, and how it comes back
@@ -334,7 +335,7 @@ def test_what_is_homes_alone(running):
 
 
 def test_an_old_keyring_moves_to_a_multi_region_key(far):
-    """The README's steps: with both KMS keys allowed, SET, re-wrap, then my.cnf."""
+    """The manual's steps: with both KMS keys allowed, SET, re-wrap, then my.cnf."""
     old = far.home.add_key(REGION, ACCOUNT)
     ready_stage(far, cmk_id=old, failover_regions=None)
     far.sql(f"SET GLOBAL keyring_aws_cmk_id = '{far.home.arn}'")
@@ -422,7 +423,7 @@ def test_a_refusal_at_home_is_an_answer(running):
     assert all("DisabledException" in line for line in running.said("ERROR"))
 
 
-# ---- the README's chapter, to the letter --------------------------------------------------------
+# ---- the manual's chapter, to the letter --------------------------------------------------------
 
 CHAPTER = "A second region"
 
@@ -434,7 +435,7 @@ def allow(far: FarStage, policy: dict) -> None:
 
 def readme_settings(far: FarStage) -> dict[str, str]:
     """Its lines of my.cnf. Here each region has a URL."""
-    (text,) = [text for head, text in readme_blocks()
+    (text,) = [text for head, text in blocks()
                if head == CHAPTER and text.startswith("[mysqld]")]
     names = {each.region: f"{each.region}={each.url}" for each in (far.home, far.other)}
     text = filled_in(text, KEY=far.home.arn, HOME=names[REGION], SECOND=names[SECOND])

@@ -1,7 +1,7 @@
-"""The README's chapter on roles, followed to the letter in a real server.
+"""The manual's chapter on roles, followed to the letter in a real server.
 
 Its lines of my.cnf, its policies, its profiles and its scripts are taken from the page.  The
-emulators stand for AWS: KMS lets a role do what the README's policy allows, and no more.
+emulators stand for AWS: KMS lets a role do what the manual's policy allows, and no more.
 """
 
 import json
@@ -11,8 +11,9 @@ import pytest
 
 from conftest import write_conf
 from kms_emulator import ACCOUNT, KEY_ARN, OTHER_ACCOUNT, Emulator
+from manual import MANUAL, blocks
 from mysql_fixtures import NO_SCHEMA
-from test_docs import README, WORDS, filled_in, readme_blocks, readme_my_cnf, readme_policies
+from test_docs import WORDS, filled_in, readme_my_cnf, readme_policies
 
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/mysql"
 SCRIPTS = "SSO, aws login, IAM Roles Anywhere"
@@ -36,7 +37,7 @@ class Server:
         cloud.session = least_session
 
     def page(self) -> dict:
-        """The README's least policy, for the key."""
+        """The manual's least policy, for the key."""
         policy = readme_policies()["The least that AWS must allow", False]
         return json.loads(filled_in(policy, KEY=self.key))
 
@@ -104,7 +105,7 @@ def test_in_a_container(server, section, more):
     env = {name: server.write(text, "jwt") for name, text in more.items()}
     server.cloud.wanted = "jwt" if more else None
     env["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = server.cloud.url + server.cloud.secret_path
-    assert not more or all(f"`{name}`" in README for name in env)
+    assert not more or all(f"`{name}`" in MANUAL for name in env)
     server.works(section, env, "the container")
 
 
@@ -137,7 +138,7 @@ def test_a_role_in_another_account(server, section):
     there = other_account(server)
     source = "the instance"
     if section == "Profiles":
-        (text,) = [text for head, text in readme_blocks()
+        (text,) = [text for head, text in blocks()
                    if head == section and "role_arn" in text]
         server.write("config", filled_in(text))
         source = "the profile mysql"
@@ -160,8 +161,8 @@ ANYWHERE = {"CERTIFICATE": "/etc/ssl/db1.pem", "PRIVATE_KEY": "/var/lib/mysql-ke
 
 @pytest.mark.parametrize("number, home", [(0, True), (1, False)], ids=["sso", "anywhere"])
 def test_a_program(server, number, home):
-    """It gets the words that the README's script passes on, and SSO's finds its own folder."""
-    lines = re.findall(r"`exec ([^`]*)`", README)
+    """It gets the words that the manual's script passes on, and SSO's finds its own folder."""
+    lines = re.findall(r"`exec ([^`]*)`", MANUAL)
     assert len(lines) == 2
     program, *words = filled_in(" ".join(lines[number].split()), NAME="dev", **ANYWHERE).split()
     assert home or dict(zip(words[1::2], words[2::2])) == {
@@ -170,14 +171,14 @@ def test_a_program(server, number, home):
         "--role-arn": ROLE}
     keys = server.cloud.session(ROLE)
     reply = {"Version": 1, "SessionToken": keys.pop("Token"), **keys}
-    (says,) = re.findall(r"`export\s(HOME=[^`]*)`", README)
+    (says,) = re.findall(r"`export\s(HOME=[^`]*)`", MANUAL)
     tool = server.write("tool", PROGRAM.format(
         says=f'[ "$HOME" = {says.partition("=")[2]} ] || exit 8' if home else "",
         args=" ".join(words), reply=json.dumps(reply)), 0o755)
     script = server.write("mysql-credentials", "\n".join(
         ["#!/bin/sh", *([f"export {says}"] if home else []), f"exec {tool} {' '.join(words)}"]),
         0o755)
-    (config,) = [text for head, text in readme_blocks()
+    (config,) = [text for head, text in blocks()
                  if head == SCRIPTS and "credential_process" in text]
     server.write("config", config.replace("/usr/local/bin/mysql-credentials", script))
     assert program.startswith("/usr/local/bin/aws") and script in (

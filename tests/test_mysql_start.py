@@ -749,6 +749,7 @@ def test_the_conf_file_of_a_running_server_cannot_move_trust(moved, known):
         moved.kms.start()
     moved.write_conf("AKIDTHEIRS", "their/" + SECRET)
     moved.kms.remove_user(ACCESS_KEY_ID)
+    wait_for(lambda: moved.generate("a") is None and "trusted" in moved.said("ERROR")[-1])
     before = moved.entries()
     moved.mark()
     assert moved.generate("a") is None and moved.store("b", "SECRET", b"x") is None

@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator
+from manual import MANUAL, PAGES, README, section
 from servers import MySQL
 from versions import Expect
 
 TOP = Path(__file__).resolve().parent.parent
-README = (TOP / "README.md").read_text()
 VERSION = re.search(r'#define KAWS_VERSION "(.*)"', (TOP / "keyring_aws.h").read_text())[1]
 PLUGIN = "usr/lib/mysql/plugin/keyring_aws.so"
 COMPONENT = "usr/lib/mysql/plugin/component_keyring_aws.so"
 DOC = "usr/share/doc"
+MAN7 = {f"share/man/man7/{page.stem}.7" for page in PAGES}
 
 
 def run(*command: object, **options: object) -> subprocess.CompletedProcess:
@@ -69,7 +70,7 @@ def installed(tmp_path_factory):
 def test_install_and_uninstall(installed, tmp_path):
     assert files(installed) == {
         "opt/x/include/keyring_aws.h", "opt/x/share/pkgconfig/keyring_aws.pc",
-        "opt/x/share/man/man7/keyring_aws.7",
+        *(f"opt/x/{page}" for page in MAN7),
         "opt/x/share/doc/keyring_aws/component_keyring_aws.cnf", "srv/plugins/keyring_aws.so",
         "srv/plugins/component_keyring_aws.so"}
     for name in files(installed):
@@ -93,7 +94,7 @@ def test_install_and_uninstall(installed, tmp_path):
 
 def test_readme_example_by_pkg_config(installed, tmp_path, certs):
     assert pkg_config(installed, "opt/x", "--modversion") == [VERSION]
-    (example,) = re.findall(r"^```c\n(.*?)^```", README, re.M | re.S)
+    (example,) = re.findall(r"^```c\n(.*?)^```", README.read_text(), re.M | re.S)
     (tmp_path / "example.c").write_text(example)
     program = compile_with(installed, "opt/x", tmp_path / "example.c", tmp_path / "example")
     conf = write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
@@ -103,34 +104,41 @@ def test_readme_example_by_pkg_config(installed, tmp_path, certs):
     assert run(program).returncode == 2, "it says how it is used"
 
 
-def test_manual_page_is_the_readme(installed):
-    page = installed / "opt/x/share/man/man7/keyring_aws.7"
+@pytest.mark.parametrize("source", PAGES, ids=lambda page: page.stem)
+def test_man_page_has_all_of_its_source(installed, source):
+    page = installed / f"opt/x/share/man/man7/{source.stem}.7"
     shown = run("man", "--warnings", "-E", "UTF-8", "-l", page, env={
         "PATH": "/usr/bin:/bin", "MANWIDTH": "200", "LC_ALL": "C.UTF-8"})
     assert shown.returncode == 0 and "warning" not in shown.stderr, shown.stderr
-    assert "keyring_aws - a keyring protected by AWS KMS" in output("lexgrog", page)
-    manual = re.sub(r"^## How fast.*?(?=^## )", "", README, flags=re.M | re.S)
+    name, what = re.match(r"# (\S+): (.*)", source.read_text()).groups()
+    assert f"{name} - {what}" in output("lexgrog", page)
+    manual = source.read_text().partition("\n")[2]
     for heading in re.findall(r"^##+ (.*)", manual, re.M):
         assert heading in shown.stdout
-    plain = re.sub(r"\s+", "", shown.stdout)
-    for cell in re.findall(r"\| ([^|`\n]{12,}?) (?=\|)", manual):
-        assert re.sub(r"\s+", "", cell) in plain.replace("‐", ""), cell
+    plain = re.sub(r"\s+", "", shown.stdout).replace("\u2010", "")
+    rows = re.sub(r"(?m)^\|.*\n(?=\|--)", "", manual)
+    for cell in re.findall(r"\| ([^|`\n]{12,}?) (?=\|)", rows):
+        assert re.sub(r"\s+", "", cell) in plain or "](" in cell, cell
     assert "|" not in re.sub(r".*(\|\||#).*", "", shown.stdout)
     unquoted = re.sub(r"^```.*?^```|^ {4,}.*|`[^`]*`", "", manual, flags=re.M | re.S)
     for form in ("`", "]("):
         assert form not in shown.stdout, form
-    for word in re.findall(r"[\w.]{4,}", re.sub(r"\]\(.*?\)", "", unquoted)):
-        assert word in plain.replace("‐", ""), word
+    for word in re.findall(r"\w{4,}(?:[.]\w+)*", re.sub(r"\]\(.*?\)", "", unquoted)):
+        assert word in plain, word
+    others = [page.stem for page in PAGES if page != source]
+    for name in others + re.findall(r"\]\(([\w-]+)\.md", manual):
+        assert f"{name}(7)" in plain, name
 
 
-def test_manual_page_formats_what_the_readme_may_say(tmp_path):
+def test_man_page_formats_what_its_source_may_say(tmp_path):
     """Each form, in the formatter's own words; what would mean something to it means nothing."""
-    (tmp_path / "README.md").write_text(
-        "# title\n\n.begins 'with a `dot\\` and\n.so *on* **and `-x` so** [on *it*](#x)\n\n"
+    (tmp_path / "x-y.md").write_text(
+        "# x-y: title\n\n.begins 'with a `dot\\` and\n.so *on* **and `-x` so** [on *it*](#x)\n\n"
         "## A \"chapter\"\n\n* one\n  goes on\n\n      .code 'x' \\n -y\n\n  more\n* two\n\n"
         "1. first\n\n```c\nint `x`;\n```\n\n| a | b | c |\n|---|---|---|\n| `t` | u | |\n"
-        "| v | `w\\|z` | x* |\n\n## How fast it is\n\ngone\n\n## Last\n\nd\u00e9j\u00e0 ~^`\n")
-    page = output("python3", TOP / "tests/package/man.py", tmp_path / "README.md",
+        "| v | `w\\|z` | x* |\n\n### Part\n\n[there](z-z.md#x) and [z-z](z-z.md)\n\n"
+        "## Last\n\nd\u00e9j\u00e0 ~^`\n")
+    page = output("python3", TOP / "tests/package/man.py", tmp_path / "x-y.md",
                   TOP / "keyring_aws.h", TOP / "tests/package/debian/changelog")
     assert page.partition(".SH \"DESCRIPTION\"\n")[2] == r"""\&.begins \(aqwith a \fBdot\e\fR and
 \&.so \fIon\fR \fBand \-x so\fR on \fIit\fR
@@ -160,8 +168,12 @@ b: u
 .TP
 v
 b: \fBw|z\fR; c: x*
+.SS "Part"
+there in \fBz\-z\fR(7) and z-z
 .SH "Last"
 d\[u00E9]j\[u00E0] \(ti\(ha\(ga
+.SH "SEE ALSO"
+
 """
 
 
@@ -201,7 +213,7 @@ def test_an_installation_may_be_in_any_folder(tmp_path):
     folder = tmp_path / ODD
     assert files(folder) == {
         "opt/x y/include/keyring_aws.h", "opt/x y/share/pkgconfig/keyring_aws.pc",
-        "opt/x y/share/man/man7/keyring_aws.7",
+        *(f"opt/x y/{page}" for page in MAN7),
         "opt/x y/share/doc/keyring_aws/component_keyring_aws.cnf",
         "srv/'\"#\\*?&|;(/keyring_aws.so", "srv/'\"#\\*?&|;(/component_keyring_aws.so"}
     blank = tmp_path / "c d"                # pkg-config's own folders may have blanks
@@ -257,7 +269,7 @@ def test_packages_lay_down(debs):
     packages, folder = debs
     own, dev = f"{DOC}/keyring-aws-mysql", f"{DOC}/libkeyring-aws-dev"
     assert files(folder) == {
-        PLUGIN, COMPONENT, "usr/share/man/man7/keyring_aws.7.gz", f"{own}/copyright",
+        PLUGIN, COMPONENT, *(f"usr/{page}.gz" for page in MAN7), f"{own}/copyright",
         f"{own}/changelog.gz", f"{own}/examples/component_keyring_aws.cnf",
         f"{own}/examples/mysqld.my", f"{own}/examples/keyring_aws.cnf", f"{own}/examples/apparmor",
         "usr/include/keyring_aws.h", "usr/share/pkgconfig/keyring_aws.pc", f"{dev}/copyright",
@@ -269,11 +281,12 @@ def test_packages_lay_down(debs):
         assert output("dpkg-deb", "-f", deb, "Version").strip() == VERSION
     depends = output("dpkg-deb", "-f", packages["keyring-aws-mysql"], "Depends")
     assert set(re.findall(r"[a-z][\w-]+\d*(?= \()", depends)) == {"libc6", "libcurl4"}
-    page = gzip.decompress((folder / "usr/share/man/man7/keyring_aws.7.gz").read_bytes())
-    assert page == (TOP / "build" / "keyring_aws.7").read_bytes()
+    for page in MAN7:
+        assert gzip.decompress((folder / f"usr/{page}.gz").read_bytes()) == (
+            TOP / "build/man" / Path(page).name).read_bytes()
 
 
-def test_examples_are_the_readme_s(debs):
+def test_examples_are_the_manual_s(debs):
     folder = debs[1] / DOC / "keyring-aws-mysql" / "examples"
     for name, first, last in (
             ("keyring_aws.cnf", "[mysqld]", "log_error_verbosity"),
@@ -281,8 +294,8 @@ def test_examples_are_the_readme_s(debs):
             ("apparmor", "/var/lib/mysql-keyring/", "network inet6 stream,")):
         lines = (folder / name).read_text().splitlines()
         assert lines[0].startswith(first) and lines[-1].startswith(last)
-        assert all(f"{line}\n" in README for line in lines)
-    assert (folder / "mysqld.my").read_text() in README.replace("' > /usr/sbin/mysqld.my", "")
+        assert all(f"{line}\n" in MANUAL for line in lines)
+    assert (folder / "mysqld.my").read_text() in MANUAL.replace("' > /usr/sbin/mysqld.my", "")
 
 
 def test_lintian_finds_no_error(debs):
@@ -355,14 +368,13 @@ def test_packaged_plugin_works_in_mysql(debs, certs):
         assert kms.count("Decrypt") > 0 and kms.crashes == []
 
 
-def readme_sql(section: str) -> list[str]:
+def manual_sql(title: str) -> list[str]:
     """The statements in a section's steps."""
-    text = re.search(rf"^### {re.escape(section)}\n(.*?)(?=^##)", README, re.M | re.S)[1]
-    return re.findall(r"^ +((?:SELECT|CREATE|ALTER)\b[^;]*);$", text, re.M)
+    return re.findall(r"^ +((?:SELECT|CREATE|ALTER)\b[^;]*);$", section(title), re.M)
 
 
 def test_packaged_component_works_in_mysql(debs, certs):
-    """As the README's steps say, with the examples, but for the KMS key, the access key and the
+    """As the manual's steps say, with the examples, but for the KMS key, the access key and the
     files' places. Then the plugin serves the same tables, and then the component again."""
     examples = debs[1] / DOC / "keyring-aws-mysql/examples"
     settings = json.loads((examples / "component_keyring_aws.cnf").read_text())
@@ -380,7 +392,7 @@ def test_packaged_component_works_in_mysql(debs, certs):
         assert json.loads(manifest.read_text()) == json.loads((examples / "mysqld.my").read_text())
         cnf.chmod(0o600)
         db.start()
-        status, *made, rotate_cmk, rotate_keys, refresh = readme_sql(
+        status, *made, rotate_cmk, rotate_keys, refresh = manual_sql(
             "The component, for MySQL 8.0.24 and later")
         assert dict(db.sql(status))["Component_status"] == "Active"
         assert not data.exists(), "a look at the status makes nothing"

@@ -1,7 +1,7 @@
-"""The README's sections on an unreachable KMS, containers and replicas are true, item by item.
+"""The manual's sections on an unreachable KMS, containers and replicas are true, item by item.
 
 The bold text of an item names a situation, and a test here brings it about.  The test compares what
-the README quotes after that, up to *Later:* or *Then*, with what the server said.
+the manual quotes after that, up to *Later:* or *Then*, with what the server said.
 """
 
 import contextlib
@@ -18,11 +18,11 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT
+from manual import section
 from mysql_fixtures import ASK_KMS, EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
 from servers import mysqld
 from versions import Expect
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
 pytestmark = pytest.mark.needs("runbook")
 SECTIONS = ("When KMS is unreachable", "Containers", "Replicas, Group Replication, Clone")
 
@@ -30,10 +30,6 @@ SECTIONS = ("When KMS is unreachable", "Containers", "Replicas, Group Replicatio
 START = ("--loose-keyring_aws_start_seconds=0", "--keyring_aws_timeout=1000")
 FORCED = (*START, "--keyring_aws=FORCE")
 ROTATE = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
-
-
-def section(title: str) -> str:
-    return re.search(rf"^## {title}$(.*?)(?=^## )", README, re.M | re.S).group(1)
 
 
 def items(title: str) -> dict[str, str]:
@@ -47,7 +43,7 @@ ROWS = {row: says for title in SECTIONS for row, says in items(title).items()}
 
 
 def check(row: str, said: str) -> None:
-    """A server said all that the README quotes in that item; which are the messages of 9.x."""
+    """A server said all that the manual quotes in that item; which are the messages of 9.x."""
     if not Expect(mysqld().version).quotes:
         return
     quoted = re.findall(r"`(.+?)`|(error \d{4})", ROWS[row])
@@ -367,7 +363,7 @@ def open_file(pid: int, name: str) -> bytes:
 
 
 def test_an_older_copy_put_there_while_the_server_runs(stage):
-    """A restart would lose keys of the running server; the README names both ways to save them."""
+    """A restart would lose keys of the running server; the manual names both ways to save them."""
     stage.start(*FORCED, NO_SCHEMA)
     for query in ("CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
         stage.sql(query)

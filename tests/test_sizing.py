@@ -1,4 +1,4 @@
-"""The README's section on sizing is true: how often InnoDB and the binary log make the plugin ask
+"""The manual's section on sizing is true: how often InnoDB and the binary log make the plugin ask
 KMS.
 
 Each row of its table of requests is tried on a real server, with 1 and with 20 encrypted tables.
@@ -8,14 +8,13 @@ KMS must count as many requests as the row says.
 import collections
 import re
 import time
-from pathlib import Path
 
 import pytest
 
+from manual import section
 from mysql_fixtures import NO_SCHEMA, Stage
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
-SIZING = README.split("\n## Sizing\n")[1].split("\n## ")[0]
+SIZING = section("Sizing")
 LOGS = ("--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON", "--log-bin=bin",
         "--binlog-encryption=ON", "--server-id=1")
 WRITTEN = 5                     # the most tables that are written to before a crash
@@ -42,7 +41,7 @@ def formula(text: str, **numbers: int) -> int:
 
 
 class Counted:
-    """A stage whose steps are held against the README's rows."""
+    """A stage whose steps are held against the manual's rows."""
 
     def __init__(self, stage: Stage, column: int) -> None:
         self.stage, self.column, self.numbers = stage, column, {}

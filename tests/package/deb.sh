@@ -1,6 +1,6 @@
 #!/bin/sh
 # deb.sh VERSION   makes the two Debian packages in build/deb from the files that
-# `make deb` has built. The examples in the packages are the README's.
+# `make deb` has built. The examples in the packages are the manual's.
 set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
 version=$1
@@ -25,9 +25,9 @@ done
 cd "$work/all"
 cp --parents usr/lib/mysql/plugin/keyring_aws.so "$plugin"
 cp -P --parents usr/lib/mysql/plugin/component_keyring_aws.so "$plugin"
-cp --parents usr/share/man/man7/keyring_aws.7 "$plugin"
+cp --parents usr/share/man/man7/*.7 "$plugin"
 cp --parents usr/include/keyring_aws.h usr/share/pkgconfig/keyring_aws.pc "$dev"
-gzip -9n "$plugin/usr/share/man/man7/keyring_aws.7"
+gzip -9n "$plugin"/usr/share/man/man7/*.7
 strip --strip-unneeded --remove-section=.comment --remove-section=.note \
     "$plugin/usr/lib/mysql/plugin/keyring_aws.so"
 

@@ -27,16 +27,22 @@ esac
 # What is laid where: each line is one file, and the name that it gets.
 included=$DESTDIR$PREFIX/include/keyring_aws.h
 found=$DESTDIR$PREFIX/share/pkgconfig/keyring_aws.pc
-explained=$DESTDIR$PREFIX/share/man/man7/keyring_aws.7
 shown=$DESTDIR$PREFIX/share/doc/keyring_aws/component_keyring_aws.cnf
 loaded=$DESTDIR$PLUGIN_DIR/keyring_aws.so
 linked=$DESTDIR$PLUGIN_DIR/component_keyring_aws.so     # to the one above
-for place in "$included" "$found" "$explained" "$shown" "$loaded" "$linked"; do
+set -- "$1" "$included" "$found" "$shown" "$loaded" "$linked"
+for page in tests/package/man/*.md; do
+    page=${page##*/}
+    set -- "$@" "$DESTDIR$PREFIX/share/man/man7/${page%.md}.7"
+done
+verb=$1
+shift
+for place; do
     [ ! -d "$place" ] || refuse "'$place' is a folder"
 done
 
-if [ "$1" = uninstall ]; then
-    rm -f -- "$included" "$found" "$explained" "$shown" "$loaded" "$linked"
+if [ "$verb" = uninstall ]; then
+    rm -f -- "$@"
     rmdir -- "${shown%/*}" 2> /dev/null || :        # others may have files there
     exit
 fi
@@ -48,7 +54,11 @@ tests/package/block.sh '{ "cmk_id": ' > build/component_keyring_aws.cnf
 lay="install -D -m 644 --"
 $lay keyring_aws.h "$included"
 $lay build/keyring_aws.pc "$found"
-$lay build/keyring_aws.7 "$explained"
+for place; do
+    case $place in
+    *.7) $lay "build/man/${place##*/}" "$place" ;;
+    esac
+done
 $lay build/component_keyring_aws.cnf "$shown"
 $lay build/keyring_aws.so "$loaded"
 ln -sf keyring_aws.so "$linked"

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""man.py README.md keyring_aws.h CHANGELOG   prints keyring_aws(7): the README without its figures.
+"""man.py PAGE.md keyring_aws.h CHANGELOG   prints a man page, of section 7.
 
-It knows the Markdown that the README uses: headings, paragraphs, lists, indented and fenced
-blocks, tables, and within a line code, bold, italics and links.  A table becomes a list, because a
-terminal is too narrow for a table.  A heading's level and a link's target are left out.
+Its first line is `# name: what it is about`.  man.py knows the Markdown that the pages use:
+headings, paragraphs, lists, indented and fenced blocks, tables, and within a line code, bold,
+italics and links.  A table becomes a list, because a terminal is too narrow for a table.  A link
+to another page becomes that page's name.
 """
 
 import re
@@ -12,11 +13,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Iterator
 
-LEFT_OUT = "How fast it is"             # a chapter of figures and a picture
 MARKER = re.compile(r"(\*|\d+\.) +")
 INLINE = re.compile(r"`(?P<code>[^`]+)`|\*\*(?P<bold>.+?)\*\*"
                     r"|(?<![\w*])\*(?P<italics>[^*\s][^*]*)\*"
-                    r"|\[(?P<link>[^]]+)\]\([^)]*\)", re.S)
+                    r"|\[(?P<link>[^]]+)\]\((?P<to>[^)]*)\)", re.S)
 FONTS = {"code": "B", "bold": "B", "italics": "I", "link": "R"}
 SPECIAL = {"\\": r"\e", "'": r"\(aq", '"': r"\(dq", "`": r"\(ga", "^": r"\(ha", "~": r"\(ti"}
 
@@ -28,16 +28,28 @@ def literal(text: str, special: str = "\\'\"`^~") -> str:
     return re.sub(r"(?m)^(?=[.'])", r"\\&", text)
 
 
+def elsewhere(link: str, words: str, font: str) -> str:
+    """Behind a link's words, the page that it leads to, unless that is what they say."""
+    name = re.match(r"(?:[\w/.-]*/)?([\w.-]+)[.]md", link)
+    if not name or name[1] in words:
+        return ""
+    if name[1] == "README":
+        return " in the README"
+    return rf" in \fB{literal(name[1])}\f{font}(7)".replace("-", r"\-")
+
+
 def inline(text: str, font: str = "R") -> str:
     """A paragraph, within a font."""
     made, last = [], 0
     for found in INLINE.finditer(text):
         made.append(literal(text[last:found.start()]))
-        kind, inner = found.lastgroup, found[found.lastgroup]
+        kind = "link" if found["link"] else found.lastgroup
+        inner = found[kind]
         own = font if kind == "link" else FONTS[kind]
         words = literal(" ".join(inner.split())).replace("-", r"\-") if kind == "code" \
             else inline(inner, own)
         made.append(rf"\f{own}{words}\f{font}" if own != font else words)
+        made.append(elsewhere(found["to"] or "", inner, font))
         last = found.end()
     return re.sub(r"(?m)^(?=[.'])", r"\\&", "".join(made) + literal(text[last:]))
 
@@ -74,7 +86,7 @@ def blocks(lines: list[str]) -> Iterator[tuple[str, object]]:
             used = 1
         elif line.startswith("#"):
             used = 1
-            yield "heading", line.lstrip("# ")
+            yield "heading", line
         elif line.startswith("```"):
             inner = take(lines, at + 1, lambda each: each != "```")
             used = len(inner) + 2
@@ -117,7 +129,8 @@ def page(lines: list[str], nested: bool = False) -> Iterator[str]:
     first = nested                      # of an item or a chapter: a paragraph needs no macro
     for kind, what in blocks(lines):
         if kind == "heading":
-            yield f'.SH "{literal(what)}"'
+            level, _, words = what.partition(" ")
+            yield f'.S{"H" if level == "##" else "S"} "{literal(words)}"'
         elif kind == "paragraph":
             yield from ([] if first else [".IP" if nested else ".PP"])
             yield inline(what)
@@ -134,16 +147,21 @@ def page(lines: list[str], nested: bool = False) -> Iterator[str]:
         first = kind == "heading"
 
 
-def main(readme: str, header: str, changelog: str) -> None:
-    text, source = Path(readme).read_text("utf-8"), Path(header).read_text("utf-8")
-    version, what = re.match(r"/\* keyring_aws\.h - v(\S+) - (.*?) - ", source).groups()
+def see_also(page: Path) -> str:
+    names = sorted(path.stem for path in page.parent.glob("*.md") if path != page)
+    return ",\n".join(rf"\fB{literal(name)}\fR(7)".replace("-", r"\-") for name in names)
+
+
+def main(source: str, header: str, changelog: str) -> None:
+    head, _, text = Path(source).read_text("utf-8").partition("\n")
+    name, what = re.fullmatch(r"# (\S+): (.*)", head).groups()
+    version = re.match(r"/\* keyring_aws\.h - v(\S+) ", Path(header).read_text("utf-8"))[1]
     dated = re.search(r"(?m)^ -- .*>  (.*)", Path(changelog).read_text("utf-8"))[1]
     date = parsedate_to_datetime(dated).date()
-    text = re.sub(rf"(?ms)^## {LEFT_OUT}$.*?(?=^## )", "", text)
-    text = re.sub(r"\A# .*", "## DESCRIPTION", text)
-    print(r'.\" made of README.md by tests/package/man.py',
-          f'.TH KEYRING_AWS 7 {date} "keyring_aws {version}"', ".SH NAME",
-          rf"keyring_aws \- {literal(what)}", *page(text.splitlines()), sep="\n")
+    print(rf'.\" made of {name}.md by tests/package/man.py',
+          f'.TH {name.upper()} 7 {date} "keyring_aws {version}"', ".SH NAME",
+          rf"{name} \- {literal(what)}", *page(["## DESCRIPTION", *text.splitlines()]),
+          '.SH "SEE ALSO"', see_also(Path(source)), sep="\n")
 
 
 if __name__ == "__main__":

@@ -50,10 +50,13 @@ $T/standalone/keyring_aws.so: build/keyring_aws_standalone.h
 
 LOG = tests/package/debian/changelog
 
-build/keyring_aws.7: tests/package/man.py README.md $(HEADER) $(LOG) \
-                     | need-install
+PAGES = $(patsubst tests/package/man/%.md,build/man/%.7,\
+        $(wildcard tests/package/man/*.md))
+
+build/man/%.7: tests/package/man/%.md tests/package/man.py $(HEADER) $(LOG) \
+               | need-install
 	@mkdir -p $(@D)
-	$(PYTHON) tests/package/man.py README.md $(HEADER) $(LOG) > $@.new
+	@$(PYTHON) tests/package/man.py $< $(HEADER) $(LOG) > $@.new
 	@mv $@.new $@
 
 # The places go by the environment, so that a shell reads nothing into them.
@@ -63,13 +66,13 @@ LAY    = $(if $(findstring $$,$(PLACES)),$(error DESTDIR, PREFIX or PLUGIN_DIR \
          has a '$$', which make reads as a variable: choose a place without it))\
          VERSION='$(VERSION)' tests/package/install.sh
 
-install: build/keyring_aws.so build/keyring_aws.7
+install: build/keyring_aws.so $(PAGES)
 	@$(LAY) install
 
 uninstall:
 	@$(LAY) uninstall
 
-deb: build/keyring_aws.so build/keyring_aws.7 | need-deb
+deb: build/keyring_aws.so $(PAGES) | need-deb
 	@tests/package/deb.sh $(VERSION)
 
 # ---- other machines ---------------------------------------------------------

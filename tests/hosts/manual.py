@@ -1,0 +1,31 @@
+"""The manual as one text: the README, and then the sources of the man pages.
+
+    section("Backup")           the text below a heading, with its subsections
+    blocks(text)                indented blocks of code, each with the heading that it stands below
+"""
+
+import re
+from pathlib import Path
+
+TOP = Path(__file__).resolve().parents[2]
+README = TOP / "README.md"
+PAGES = sorted((TOP / "tests" / "package" / "man").glob("*.md"))
+MANUAL = "\n".join(page.read_text("utf-8") for page in [README, *PAGES])
+
+
+def section(title: str, text: str = MANUAL) -> str:
+    """What stands below a heading, up to the next one that is as high, or higher."""
+    found = re.search(rf"(?ms)^(##+) {re.escape(title)}$\n(.*)", text)
+    assert found, f"the manual has no heading '{title}'"
+    return re.split(rf"(?m)^#{{1,{len(found[1])}}} ", found[2], maxsplit=1)[0]
+
+
+def blocks(text: str = MANUAL) -> list[tuple[str, str]]:
+    """The indented blocks, each with the heading that it stands below."""
+    found = re.findall(r"^##+ (.*)$|((?:^    .*\n|^\n(?=    ))+)", text, re.M)
+    head, made = "", []
+    for title, lines in found:
+        head = title or head
+        if lines.strip():
+            made.append((head, re.sub("(?m)^    ", "", lines).strip("\n")))
+    return made
