@@ -52,7 +52,7 @@
  *              for "ROOM  json"). The licence is at the end.
  *
  * The MySQL plugin in keyring_aws_plugin.c uses this library like any other
- * program does. Its manual is README.md.
+ * program does. Its manual is README.md, and the pages in tests/package/man.
  *
  *
  * 1  WORDS
@@ -3718,7 +3718,8 @@ kaws__child_end(kaws__child *c)
  *
  * What no function returns to its caller is logged. Each line that can be
  * logged is a row of the table below, and begins with its tag, [KAWS-101].
- * People search for the tag, and README.md explains each one.
+ * People search for the tag, and the page keyring_aws-messages explains each
+ * one. After a change of a row, run tests/package/messages.py.
  */
 
 enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };

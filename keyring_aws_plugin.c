@@ -403,7 +403,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 
 /* name, number, level, format. A number is given once: it never changes its
  * meaning, and is not used again if its line goes. The library has 101 to 299.
- * README.md explains every error and warning. */
+ * The page keyring_aws-messages explains each: after a change of a row, run
+ * tests/package/messages.py. */
 #define PLUG__LOG_NO_HOST       301, PLUG__ERROR, "cannot start: this program" \
     " does not look like MySQL 5.7, 8.0 or newer: load the plugin into one of" \
     " these"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE / "hosts")]
+sys.path[:0] = [str(HERE), str(HERE / "hosts"), str(HERE / "package")]
 
 LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 

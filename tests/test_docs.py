@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import messages
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator, as_list
 from manual import MANUAL, PAGES, README, blocks, section
@@ -292,7 +293,8 @@ def test_the_readme_names_the_component_s_status_rows():
     source = (TOP / "keyring_aws_plugin.c").read_text()
     ours = re.search(r"^plug__services_more_rows.*?^}", source, re.M | re.S)[0]
     names = re.findall(r'(?:ROW\(|row\(rows, )"(\w+)"', ours)
-    assert len(names) > 10 and ", ".join(f"`{name}`" for name in names[:-1]) in words(MANUAL)
+    listed = ", ".join(f"`{name}`" for name in names[:-1])
+    assert len(names) > 10 and listed in messages.words(MANUAL)
 
 
 def test_the_readme_names_nothing_that_is_not_there():
@@ -338,24 +340,14 @@ def test_no_two_headings_of_the_manual_are_the_same():
 
 # ---- every line for the log is explained --------------------------------------------------------
 
-LINE = re.compile(r"#define (?:KAWS|PLUG)__LOG_(\w+)\s+(\d+), (?:KAWS|PLUG)__(\w+)"
-                  r"((?:.*\\\n)*.*)")
-TROUBLE = section("When something goes wrong")
-
-
-def words(text: str) -> str:
-    """Of a C string in pieces, or of text in lines: in one line."""
-    return re.sub(r"\s+", " ", re.sub(r'"\s*\\?\s*"', "", text))
-
-
-def logged_lines() -> list[tuple[str, int, str, str]]:
-    """Name, number, level and format of every line that the library or the plugin can log."""
+def logged_lines() -> list[messages.Message]:
+    """Every line that the library or the plugin can log."""
     rows = []
-    for file in ("keyring_aws.h", "keyring_aws_plugin.c"):
-        source = (TOP / file).read_text()
-        found = LINE.findall(source)
-        assert len(found) == len(re.findall(r"#define (?:KAWS|PLUG)__LOG_", source)) > 10, file
-        rows += [(name, int(number), level, words(text)) for name, number, level, text in found]
+    for path in messages.SOURCES:
+        source = path.read_text()
+        found = messages.listed(source)
+        assert len(found) == len(re.findall(r"#define (?:KAWS|PLUG)__LOG_", source)) > 10, path
+        rows += found
     return rows
 
 
@@ -380,34 +372,53 @@ def test_every_line_comes_from_the_tables():
     assert not re.search(r"\bstdout\b|\b(?:perror|puts|printf)\(", code)
 
 
-def test_the_readme_explains_every_line():
-    """An error or warning has its entry under "When something goes wrong": its tag, what it means,
-    and what to do. And each tag that the README names is there."""
-    rows = logged_lines()
-    entries = re.findall(r"^[*] \*\*(.*?)\*\*: (.*?)(?=^[*] |^$)", TROUBLE, re.M | re.S)
-    explained = {int(number) for bold, text in entries for number in re.findall(r"KAWS-(\d+)", bold)
-                 if len(text) > 30}
-    explained |= {int(number) for number in re.findall(r"\*\*KAWS-(\d+)\*\*", TROUBLE)}
-    assert explained == {number for _, number, level, _ in rows if level in ("ERROR", "WARNING")}
-    assert {int(number) for number in re.findall(r"KAWS-(\d+)", MANUAL)} <= {
-        number for _, number, _, _ in rows}
+def test_the_page_of_messages_is_that_of_the_lists():
+    """Each has its heading, its level and its words there, in the order of the numbers, and what to
+    do.  Every tag that the manual names is among them."""
+    page = messages.PAGE.read_text()
+    assert messages.renewed(page) == page, "run tests/package/messages.py"
+    numbers = {message.number for message in logged_lines()}
+    advice = messages.entries(page.partition(messages.LAST)[0])
+    assert set(advice) == numbers
+    assert [number for number, text in advice.items() if len(text) < 20] == []
+    assert {int(number) for number in re.findall(r"KAWS-(\d+)", MANUAL)} <= numbers
 
 
-def test_the_words_of_an_entry_are_those_of_its_line():
-    """So no entry has the tag of a different line."""
-    lines = {number: text for _, number, _, text in logged_lines()}
-    seen = 0
-    for bold in re.findall(r"^[*] \*\*(KAWS-\d+.*?)\*\*:", TROUBLE, re.M | re.S):
-        for tags, said in re.findall(r"((?:KAWS-\d+,? ?)+)([^;]*)", words(bold)):
-            pieces = [piece.strip(" :,") for piece in said.split("...")]
-            numbers = [int(number) for number in re.findall(r"\d+", tags)]
-            seen += len(numbers)
-            fixed = [max(re.split(r"%\w+", lines[number]), key=len) for number in numbers]
-            assert max(map(len, pieces)) < 10 or any(
-                len(text) < 24 or piece[at:at + 12] in lines[number]
-                for text, number in zip(fixed, numbers)
-                for piece in pieces for at in range(len(piece) - 9)), (numbers, said)
-    assert seen > 30
+def test_a_new_or_changed_message_shows(monkeypatch, tmp_path):
+    """Its head is written; what stands below it stays that of its number."""
+    source = tmp_path / "source.h"
+    source.write_text(r'''
+#define AGAIN \
+    "try again"
+#define KAWS__LOG_A 101, KAWS__NOTE, "%s: " AGAIN
+#define PLUG__LOG_B 303, PLUG__ERROR, "all " \
+    "%s, %ld s%s lost"
+''')
+    monkeypatch.setattr(messages, "SOURCES", [source])
+    page = f"x\n{messages.FIRST}\n### KAWS-303\n\nold\n\nMend it.\n{messages.LAST}y\n"
+    assert messages.renewed(page) == (
+        f"x\n{messages.FIRST}\n### KAWS-101\n\nNote: `...: try again`\n\n\n\n"
+        f"### KAWS-303\n\nError: `all ..., ... s lost`\n\nMend it.\n{messages.LAST}y\n")
+
+
+OTHERS_SAY = re.compile(                # libcurl, MySQL, the system, AWS
+    r"CONNECT tunnel|resolve|Resolving|wrong version|trust anchor|Exception|HTTP|unknown variable|"
+    r"already exists|Configuring|manifest|denied|space left|quota|Read-only|Stale|not connected|"
+    r"timed out|No locks|not supported|not implemented|KAWS-|MY-|keyring_operations|busy")
+
+
+def test_the_words_of_a_reason_are_those_of_the_sources():
+    """Of each reason, some words in a row occur in the sources."""
+    sources = messages.words(HEADER + (TOP / "keyring_aws_plugin.c").read_text())
+    reasons = re.findall(r"^[*] \*\*(.*?)\*\*:", section("What the end of a line says"),
+                         re.M | re.S)
+    assert len(reasons) > 70
+    for reason in reasons:
+        pieces = re.split(r"[.]{3}|[,;:'] ?", messages.words(reason))
+        starts = [piece.strip()[at:] for piece in pieces
+                  for at in (0, *(found.end() for found in re.finditer(" ", piece.strip())))]
+        assert OTHERS_SAY.search(reason) or any(
+            start[:12] in sources for start in starts if len(start) > 11), reason
 
 
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
