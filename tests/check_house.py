@@ -48,11 +48,12 @@ WORDS = (                   # not to be used in the product's prose, and the wor
 
 C_FILES = "keyring_aws.*|(tests|fuzz)/.*[.][ch]"
 PRODUCT = "keyring_aws[.]h|keyring_aws_plugin[.]c"
-PROSE = rf"{PRODUCT}|README[.]md|Makefile"
+PAGES = r"README[.]md|tests/package/man/.*[.]md"
+PROSE = rf"{PRODUCT}|{PAGES}|Makefile"
 BANNED = "strcpy|strcat|strncpy|strncat|strtok|sprintf|vsprintf|gets|atoi|atol|atoll|atof"
 LINE_RULES = (  # name, files, in code only (no comments, no strings), pattern, what, what to do
     ("columns", C_FILES, False, r".{81,}", "more than 80 columns", "break the line"),
-    ("columns", r".*[.]py|README[.]md", False, r".{101,}", "more than 100 columns",
+    ("columns", rf".*[.]py|{PAGES}", False, r".{101,}", "more than 100 columns",
      "break the line"),
     ("tabs", C_FILES, False, r"\t", "a tab", "use spaces"),
     ("blanks", C_FILES, False, r"[ \r]$", "blanks or a carriage return at the end", "remove them"),

@@ -1,4 +1,4 @@
-"""The manual's section on sizing is true: how often InnoDB and the binary log make the plugin ask
+"""The page on sizing is true: how often InnoDB and the binary log make the plugin ask
 KMS.
 
 Each row of its table of requests is tried on a real server, with 1 and with 20 encrypted tables.
@@ -8,13 +8,14 @@ KMS must count as many requests as the row says.
 import collections
 import re
 import time
+from pathlib import Path
 
 import pytest
 
-from manual import section
+from manual import MAN, section
 from mysql_fixtures import NO_SCHEMA, Stage
 
-SIZING = section("Sizing")
+SIZING = (MAN / "keyring_aws-sizing.md").read_text()
 LOGS = ("--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON", "--log-bin=bin",
         "--binlog-encryption=ON", "--server-id=1")
 WRITTEN = 5                     # the most tables that are written to before a crash
@@ -23,14 +24,14 @@ QUIET = (NO_SCHEMA, "--innodb-idle-flush-pct=0")        # no checkpoint between 
 pytestmark = pytest.mark.needs("quotes")        # the figures are those of 9.7
 
 
-def rows() -> dict[str, list[str]]:
-    """The cells of each row of the section's tables, by the first one."""
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of each row of a text's tables, by the first one."""
     cells = [[cell.strip() for cell in row.split("|")[1:-1]]
-             for row in re.findall(r"^\|.*", SIZING, re.M)]
+             for row in re.findall(r"^\|.*", text, re.M)]
     return {first: rest for first, *rest in cells}
 
 
-ROWS = rows()
+ROWS = rows(SIZING)
 
 
 def formula(text: str, **numbers: int) -> int:
@@ -119,6 +120,20 @@ def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
     assert list(map(int, told)) == [sum(seen), *seen] and not asked
 
 
+def test_the_component_s_start_takes_two_requests_less():
+    """The page says so below its table: it asks KMS nothing before the server asks for a key."""
+    assert "The component's start takes 2 requests less" in SIZING
+    with Stage(door="component") as stage:
+        stage.start(NO_SCHEMA)
+        stage.sql("CREATE DATABASE d")
+        for number in range(5):
+            stage.sql(create(number))
+        assert stage.db.stop() == 0
+        stage.kms.reset_log()
+        stage.start(NO_SCHEMA)
+        assert stage.kms.count() == formula(ROWS["the server starts"][0], N=5) - 2
+
+
 def test_each_row_of_requests_for_logs_is_true(stage):
     """What is encrypted from now on, and the binary logs; a partition is a table, too."""
     stage.start(NO_SCHEMA, "--log-bin=bin", "--server-id=1")
@@ -184,3 +199,4 @@ def test_the_figures_of_time_and_price():
         assert requests == f"{formula(ROWS['the server starts'][0], N=tables):,}"
         assert seconds == f"{tables * 0.01:g} s"
         assert price == f"${float(f'{(tables + 2) * 3e-6:.1g}'):.5f}".rstrip("0")
+        assert rows(section("Sizing"))[f"{tables:,}"] == ROWS[f"{tables:,}"], "the README's"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
 README = TOP / "README.md"
-PAGES = sorted((TOP / "tests" / "package" / "man").glob("*.md"))
+MAN = TOP / "tests" / "package" / "man"
+PAGES = sorted(MAN.glob("*.md"))
 MANUAL = "\n".join(page.read_text("utf-8") for page in [README, *PAGES])
 
 

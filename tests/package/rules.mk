@@ -50,11 +50,12 @@ $T/standalone/keyring_aws.so: build/keyring_aws_standalone.h
 
 LOG = tests/package/debian/changelog
 
-PAGES = $(patsubst tests/package/man/%.md,build/man/%.7,\
-        $(wildcard tests/package/man/*.md))
+MAN   = $(wildcard tests/package/man/*.md)
+PAGES = $(MAN:tests/package/man/%.md=build/man/%.7)
 
-build/man/%.7: tests/package/man/%.md tests/package/man.py $(HEADER) $(LOG) \
-               | need-install
+# Each page names the others.
+build/man/%.7: tests/package/man/%.md $(MAN) tests/package/man.py $(HEADER) \
+               $(LOG) | need-install
 	@mkdir -p $(@D)
 	@$(PYTHON) tests/package/man.py $< $(HEADER) $(LOG) > $@.new
 	@mv $@.new $@
