@@ -556,6 +556,12 @@ def makefile(source):
         yield 131, f"{len(source.lines) - 1} lines", "keep it under 130"
 
 
+@rule("README[.]md")
+def readme(source):
+    if len(source.lines) > 500:
+        yield 501, f"{len(source.lines) - 1} lines", "move what can wait to a page"
+
+
 @rule("")
 def two_commands(tree):
     for target in ("demo", "test"):

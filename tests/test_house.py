@@ -205,6 +205,7 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("top_level", "amalgamate.py", None, None),
     ("top_level", "extra/file", "", "x"),
     ("makefile", "Makefile", "demo:", "#\n" * 130 + "demo:"),
+    ("readme", "README.md", "Run", "more\n" * 500 + "Run"),
     ("two_commands", "Makefile", "demo:", "domo:"),
     ("two_commands", "README.md", "make test", "make tes"),
 )
