@@ -30,13 +30,13 @@ class ServerError(Exception):
 
 
 # Packages that are depended upon and not needed: apt is told that they are there.
-NOT_NEEDED = ("perl", "debconf", "ca-certificates")
+NOT_NEEDED = ("perl", "debconf", "ca-certificates", "adduser", "postgresql-common")
 
-# Files that are not needed: of the programs only mysqld, mysql, mysql_migrate_keyring and python3
-# are.
-EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql[!_]*",
-           "./usr/bin/mysql_[!m]*", "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror",
-           "./usr/bin/i*", "./usr/lib/*/gconv")
+# Files that are not needed: of MySQL's programs only mysqld, mysql, mysqldump and
+# mysql_migrate_keyring are.
+EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql[!_d]*",
+           "./usr/bin/mysqld[!u]*", "./usr/bin/mysql_[!m]*", "./usr/bin/my_*", "./usr/bin/myisam*",
+           "./usr/bin/perror", "./usr/bin/i*", "./usr/lib/*/gconv")
 
 APT_CONF = """\
 #clear APT::Update::Pre-Invoke;

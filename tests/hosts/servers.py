@@ -85,9 +85,14 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
 PARTS = {
     "mysql": ("mysql-server-core", "mysql-client-core"),
     "migration": ("mysql-server-core",),        # mysql_migrate_keyring: older trees are without it
+    "dump": ("mysql-client-core",),             # mysqldump, likewise
+    "alerts": ("promtool", "prometheus-mysqld-exporter", "prometheus-sql-exporter"),
     # moto does not depend on flask-cors and yaml, but does not start without them
     "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
 }
+
+# The part that has a program, by how its name begins; "mysql" has the others.
+PART_OF = {"python": "python", "mysqldump": "dump", "prom": "alerts"}
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
@@ -131,7 +136,8 @@ def run_in_tree(program: str, *args: str, argv0: str | Path | None = None,
     name, so that it takes the tree's libraries while files and sockets stay the machine's own.
     """
     python = program.startswith("python")
-    root = tree(["python" if python else "mysql"])
+    part = next((part for start, part in PART_OF.items() if program.startswith(start)), "mysql")
+    root = tree([part])
     loader = next(root.glob("usr/lib/*-linux-gnu*/ld*.so.[0-9]"))
     path = next((place / program for place in (root / "usr/bin", root / "usr/sbin")
                  if (place / program).exists()), None)
