@@ -32,7 +32,7 @@ PATIENCE = 4 * 3600 if LONG else 1500
 # Parts that wait more than they compute: for servers, timeouts and clocks.  And those that take
 # longest, which begin first: else one core would idle at the end.
 WAITS = re.compile("(standalone-)?test_(mysql|runbook|sizing|migration|failover|pairing|network|"
-                   "native|roles|process)")
+                   "native|roles|process|alerts)")
 LONGEST = ("test_tools fault-test_crash test_recipes test_failover test_mysql_failover "
            "test_pairing").split()
 

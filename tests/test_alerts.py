@@ -1,0 +1,275 @@
+"""The alerts of the manual fire when their condition is brought about, and are silent before.
+
+Real servers, by both doors; Debian's prometheus-sql-exporter and mysqld_exporter ask them, with the
+example's queries and accounts; and promtool judges the rules by what these gave.
+"""
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import urllib.request
+from pathlib import Path
+from typing import Callable, Iterator, NamedTuple
+
+import pytest
+
+from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, KEY_ARN, MULTI_REGION_ID, REGION, SECRET,
+                          Emulator)
+from manual import TOP, section
+from mysql_fixtures import RELOAD, Stage, wait_for
+from servers import _end, _spawn, certificates, run_in_tree
+
+pytestmark = pytest.mark.needs("components")
+
+TITLE = "What to alert on"
+EXAMPLES = TOP / "tests" / "package" / "examples"
+RULES, QUERIES = EXAMPLES / "alerts.yaml", EXAMPLES / "sql_exporter.yaml"
+ACCOUNTS = EXAMPLES / "monitor.sql"
+ALERTS = re.findall(r"(?m)^  - alert: (\w+)$", RULES.read_text())
+OTHER = "eu-central-1"
+METRIC = re.compile(r"(?m)^((?:sql_keyring_aws|sql_exporter_last_scrape|mysql_up|"
+                    r"mysql_global_status_keyring_aws)\w*(?:{.*})?) (\S+)$")
+Metrics = dict[str, str]
+
+
+def test_the_manual_has_every_alert():
+    """And says what to look at; and each has its condition here."""
+    text, code = section(TITLE), Path(__file__).read_text()
+    assert re.findall(r"(?m)^\| `(Keyring\w+)` \|", text) == ALERTS
+    assert re.findall(r"\*\*(Keyring\w+)\*\*(?=:| and)", text) == ALERTS
+    assert not [name for name in ALERTS if f'"{name}"' not in code]
+
+
+def test_promtool_takes_the_rules_and_not_others(tmp_path):
+    assert promtool("check", "rules", RULES).returncode == 0
+    (tmp_path / "wrong.yaml").write_text(RULES.read_text().replace("== 0", "== ="))
+    assert promtool("check", "rules", tmp_path / "wrong.yaml").returncode != 0
+
+
+def promtool(*args: object) -> subprocess.CompletedProcess:
+    argv, env = run_in_tree("promtool", *map(str, args))
+    return subprocess.run(argv, env=env, text=True, capture_output=True)
+
+
+# ---- what exporters give -------------------------------------------------------------------------
+
+class Exporter:
+    """A program that gives a server's state as metrics."""
+
+    def __init__(self, program: str, folder: Path, *args: object) -> None:
+        with contextlib.closing(socket.socket()) as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        argv, env = run_in_tree(program, *map(str, args),
+                                f"--web.listen-address=127.0.0.1:{self.port}")
+        self.process = _spawn(argv, env, folder / f"{program}.log")
+
+    def __enter__(self) -> "Exporter":
+        wait_for(self.text)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self.process, 5)
+
+    def text(self) -> str:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with contextlib.suppress(OSError):
+            with opener.open(f"http://127.0.0.1:{self.port}/metrics", timeout=20) as reply:
+                return reply.read().decode()
+        return ""
+
+    def metrics(self) -> Metrics:
+        return dict(METRIC.findall(self.text()))
+
+
+class SqlExporter(Exporter):
+    """With the example's queries, which it runs several times a second."""
+
+    def __init__(self, stage: Stage, folder: Path) -> None:
+        text = QUERIES.read_text().replace("PASSWORD", "secret")
+        text = text.replace("/run/mysqld/mysqld.sock", str(stage.db.socket))
+        (folder / "queries.yaml").write_text(re.sub(r"(?m)^(  interval:) .*", r"\1 200ms", text))
+        super().__init__("prometheus-sql-exporter", folder,
+                         f"--config.file={folder / 'queries.yaml'}")
+
+    def runs(self) -> dict[str, int]:
+        return {query: int(count) for query, count in re.findall(
+            r'(?m)^sql_exporter_queries_total{query="(\w+)".*} (\d+)$', self.text())}
+
+    def metrics(self) -> Metrics:
+        """After each query was begun anew, and ended.  (While none can be asked, what the last one
+        gave stays.)"""
+        before = self.runs()
+        wait_for(lambda: len(now := self.runs()) == QUERIES.read_text().count("  query: ") and all(
+            count > before.get(query, 0) + 1 for query, count in now.items()), 30)
+        return super().metrics()
+
+
+def accounts(stage: Stage) -> None:
+    """The example's, for the exporters; the functions of keyring_udf are there."""
+    stage.install_functions()
+    text = ACCOUNTS.read_text()
+    assert text.count("'PASSWORD'") == 1
+    argv, env = run_in_tree("mysql", "--no-defaults", f"--socket={stage.db.socket}", "-uroot")
+    run = subprocess.run(argv, env=env, input=text.replace("'PASSWORD'", "'secret'"), text=True,
+                         capture_output=True)
+    assert run.returncode == 0, run.stderr
+
+
+# ---- conditions ----------------------------------------------------------------------------------
+
+class Case(NamedTuple):
+    name: str
+    well: Metrics
+    then: Metrics
+    alerts: tuple[str, ...]
+
+
+Bring = Callable[[Stage], object]
+
+
+class Watched(Stage):
+    """A server with the exporters' accounts, and what they gave under each condition."""
+
+    def __init__(self, door: str, folder: Path, **settings: object) -> None:
+        super().__init__(door, **{"timeout": 1000, "connect_timeout": 500, "start_seconds": 0,
+                                  **settings})
+        self.folder, self.cases = folder, []
+        self.start()
+        accounts(self)
+
+    def quiet(self) -> None:
+        """Restarts the server with an empty error log.  (At its first start there was no data file,
+        which is a line to look at.)"""
+        if self.db.process.poll() is None:
+            assert self.db.stop() == 0
+        self.db._log.write_bytes(b"")
+        self.start()
+
+    @contextlib.contextmanager
+    def exporters(self) -> Iterator[Callable[[], Metrics]]:
+        config = self.folder / "my.cnf"
+        config.write_text("[client]\nuser = monitor\npassword = secret\n"
+                          f"socket = {self.db.socket}\n")
+        with SqlExporter(self, self.folder) as rows, Exporter(
+                "prometheus-mysqld-exporter", self.folder, f"--config.my-cnf={config}") as status:
+            yield lambda: {**rows.metrics(), **status.metrics()}
+
+    def case(self, name: str, bring: Bring, *alerts: str, undo: Bring = lambda _: None) -> None:
+        """What they give when all is well, and when the condition has been brought about."""
+        self.quiet()
+        with self.exporters() as seen:
+            well = seen()
+            bring(self)
+            self.cases.append(Case(name, well, seen(), alerts))
+        undo(self)
+
+
+def judge(cases: list[Case], folder: Path) -> None:
+    """For thirty minutes all is well, and then the condition lasts: promtool says what fires."""
+    def scraped(metric: str) -> str:
+        name, _, labels = metric.partition("{")
+        return name + '{instance="db1",' + (labels or "}")
+
+    def fires(minute: int, alerts: tuple[str, ...]) -> dict:
+        return {"expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
+                "eval_time": f"{minute}m",
+                "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1}
+                                for name in alerts]}
+
+    tests = [{"name": each.name, "interval": "1m", "input_series": [
+        {"series": scraped(name),
+         "values": f"{each.well.get(name, '_')}x30 {each.then.get(name, '_')}x30"}
+        for name in {**each.well, **each.then}],
+        "promql_expr_test": [fires(28, ()), fires(46, each.alerts)]} for each in cases]
+    (folder / "tests.yaml").write_text(json.dumps({
+        "rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": tests}))
+    run = promtool("test", "rules", folder / "tests.yaml")
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def named(start: str) -> set[str]:
+    """The metrics that the manual names."""
+    return set(re.findall(rf"`({start}\w+)`", section(TITLE)))
+
+
+def given(stage: Watched, start: str) -> set[str]:
+    """The metrics that exporters gave."""
+    return {name.partition("{")[0] for each in stage.cases for name in each.well
+            if name.startswith(start)}
+
+
+REFUSED = ("KeyringProbeFails", "KeyringKmsErrors", "KeyringErrorLine")
+
+
+def older_file(stage: Stage) -> Bring:
+    """Makes a key; then somebody may put the data file in place that lacks it."""
+    older = stage.data.with_name("older")
+    shutil.copy(stage.data, older)
+    assert stage.generate("newer") == 1
+
+    def put_back(_: Stage) -> None:
+        older.replace(stage.data)
+        stage.sql(RELOAD)
+    return put_back
+
+
+def no_keyring(stage: Stage) -> None:
+    """A server starts with a settings file that is no JSON."""
+    assert stage.db.stop() == 0
+    options = stage.options()
+    stage.write_file("{")
+    stage.db.start(*options)
+
+
+def test_the_alerts_with_the_component(tmp_path):
+    with Watched("component", tmp_path) as stage:
+        kms, case = stage.kms, stage.case
+        case("KMS cannot be reached", lambda _: kms.stop(), *REFUSED, "KeyringKmsUnreachable",
+             "KeyringWarningLine", undo=lambda _: kms.start())
+        case("KMS throttles", lambda _: kms.fault("*", "throttle", times=0), *REFUSED,
+             "KeyringKmsThrottles", undo=lambda _: kms.clear_faults())
+        case("the credentials are refused", lambda _: kms.remove_user(ACCESS_KEY_ID), *REFUSED,
+             undo=lambda _: kms.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT))
+        case("the KMS key is disabled", lambda _: kms.set_key(KEY_ARN, state="Disabled"), *REFUSED,
+             undo=lambda _: kms.set_key(KEY_ARN, state="Enabled"))
+        case("the data file is an older one", older_file(stage), "KeyringKeysFewer",
+             "KeyringWarningLine")
+        case("the server has no keyring", no_keyring, "KeyringAbsent", "KeyringProbeFails",
+             "KeyringErrorLine")
+        case("the server is down", lambda _: stage.db.stop(), "KeyringNotWatched")
+        judge(stage.cases, tmp_path)
+        assert named("sql_") == given(stage, "sql_")
+
+
+def test_the_alerts_with_the_plugin(tmp_path):
+    """It has status variables in place of the rows."""
+    with Watched("plugin", tmp_path, timeout=3000) as stage:
+        kms, case = stage.kms, stage.case
+        assert stage.generate("removed") == 1
+        case("KMS is slow", lambda _: kms.set(latency_ms=1100), "KeyringKmsSlow",
+             undo=lambda _: kms.set(latency_ms=0))
+        case("KMS cannot be reached", lambda _: kms.stop(), *REFUSED, "KeyringWarningLine",
+             undo=lambda _: kms.start())
+        case("a key is removed", lambda _: stage.remove("removed"), "KeyringKeysFewer")
+        case("the plugin is gone", lambda _: stage.uninstall(), "KeyringAbsent",
+             "KeyringProbeFails")
+        judge(stage.cases, tmp_path)
+        assert named("mysql_") <= given(stage, "mysql_")
+
+
+@pytest.mark.parametrize("door", ["component", "plugin"])
+def test_the_alert_of_another_region(tmp_path, door):
+    certs = certificates()
+    with Emulator(*certs.good, region=REGION) as home, home.sister(OTHER) as other:
+        arn = home.add_key(REGION, ACCOUNT, MULTI_REGION_ID)
+        home.replicate(arn, OTHER)
+        with Watched(door, tmp_path, cmk_id=arn, endpoint=home.url,
+                     failover_regions=f"{OTHER}={other.url}") as stage:
+            stage.case("the key's region is away", lambda _: home.stop(), "KeyringOtherRegion",
+                       "KeyringKmsErrors", "KeyringWarningLine")
+            judge(stage.cases, tmp_path)
+            home.start()
