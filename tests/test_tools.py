@@ -1,17 +1,20 @@
 """The tools that judge the product work, and notice what they are for.
 
 clang's static analyzer and cppcheck find nothing in the library and the plugin.  First each of them
-must find a fault of the kind that it looks for.  Then come run.py, coverage.py and bench.py.
+must find a fault of the kind that it looks for.  Then come run.py, coverage.py, bench.py and the
+picture.
 """
 
 import collections
 import contextlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import threading
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
@@ -328,3 +331,25 @@ def test_the_part_of_a_quota_that_is_used():
     assert in_process.used(late, 8100) == pytest.approx(0.8)
     ebbing = [*steady, *((20 + second, 10000 + second) for second in range(100))]
     assert in_process.used(ebbing, 10100) == pytest.approx(1)
+
+
+# ---- the picture of the README ------------------------------------------------------------------
+
+PACKAGE = TOP / "tests" / "package"
+
+
+def test_the_picture_is_what_its_script_draws():
+    """It can be read in light and in dark, and says its words to who cannot see it."""
+    drawn = runpy.run_path(str(PACKAGE / "picture.py"))
+    committed = (PACKAGE / "dataflow.svg").read_text("utf-8")
+    assert committed == drawn["picture"]()
+    svg = xml.etree.ElementTree.fromstring(committed)
+    words = {name: svg.find(f"{{http://www.w3.org/2000/svg}}{name}").text
+             for name in ("title", "desc", "style")}
+    assert svg.get("role") == "img" and all(len(text) > 30 for text in words.values())
+    light, dark = words["style"].split("@media (prefers-color-scheme: dark)")
+    colours = [dict(re.findall(r"\.([\w-]+) { (.*) }", part)) for part in (light, dark)]
+    assert set(colours[1]) == set(drawn["LOOKS"]) <= set(colours[0])
+    assert all(colours[0][name] != colours[1][name] for name in colours[1])
+    used = {name for each in svg.iter() for name in each.get("class", "").split()}
+    assert used - {"big", "code"} == set(colours[1])
