@@ -3784,7 +3784,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
     "%s, so a new, empty keyring was made; if one has been in use, is its "    \
     "volume mounted? To have a missing file refused from now on, set "         \
-    "must_exist (in MySQL keyring_aws_create = OFF)"
+    "must_exist (keyring_aws_create = OFF; of the component, create to false)"
 #define KAWS__LOG_CLOSING      124, KAWS__WARNING, "the keyring was closed, "  \
     "but its length could not be recorded; no key is lost: %s"
 #define KAWS__LOG_ROTATION     125, KAWS__WARNING, "AWS KMS has accepted the " \

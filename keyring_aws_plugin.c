@@ -4271,6 +4271,9 @@ plug__services_more_rows(plug__services_rows *rows, plug__guard *g,
     ROW("File_checksum", "%s", hex);
     ROW("Kms_requests", "%llu", COUNT(kms_requests));
     ROW("Kms_errors", "%llu", COUNT(kms_errors));
+    ROW("Kms_retries", "%llu", COUNT(kms_retries));
+    ROW("Kms_time", "%llu", COUNT(kms_time_us));
+    ROW("Failovers", "%llu", COUNT(failovers));
     plug__services_row(rows, "Last_error", "%s", last.text);
     plug__services_row(rows, "Last_error_time", "%s",
                        plug__services_when(last.when, at));

@@ -226,12 +226,14 @@ def no_keyring(stage: Stage) -> None:
 
 
 def test_the_alerts_with_the_component(tmp_path):
-    with Watched("component", tmp_path) as stage:
+    with Watched("component", tmp_path, timeout=3000) as stage:
         kms, case = stage.kms, stage.case
         case("KMS cannot be reached", lambda _: kms.stop(), *REFUSED, "KeyringKmsUnreachable",
              "KeyringWarningLine", undo=lambda _: kms.start())
         case("KMS throttles", lambda _: kms.fault("*", "throttle", times=0), *REFUSED,
              "KeyringKmsThrottles", undo=lambda _: kms.clear_faults())
+        case("KMS is slow", lambda _: kms.set(latency_ms=2500), "KeyringKmsSlow",
+             undo=lambda _: kms.set(latency_ms=0))
         case("the credentials are refused", lambda _: kms.remove_user(ACCESS_KEY_ID), *REFUSED,
              undo=lambda _: kms.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT))
         case("the KMS key is disabled", lambda _: kms.set_key(KEY_ARN, state="Disabled"), *REFUSED,
@@ -250,7 +252,7 @@ def test_the_alerts_with_the_plugin(tmp_path):
     with Watched("plugin", tmp_path, timeout=3000) as stage:
         kms, case = stage.kms, stage.case
         assert stage.generate("removed") == 1
-        case("KMS is slow", lambda _: kms.set(latency_ms=1100), "KeyringKmsSlow",
+        case("KMS is slow", lambda _: kms.set(latency_ms=2500), "KeyringKmsSlow",
              undo=lambda _: kms.set(latency_ms=0))
         case("KMS cannot be reached", lambda _: kms.stop(), *REFUSED, "KeyringWarningLine",
              undo=lambda _: kms.start())

@@ -95,8 +95,8 @@ globals().update({each.__name__: each for each in THE_SAME})
 ROWS = ("Component_name", "Author", "License", "Implementation_name", "Version",
         "Component_status", "Data_file", "Read_only",               # as Oracle's component has them
         "Kms_key", "Region", "Region_in_use", "Endpoint", "Credentials_source", "Keys",
-        "File_checksum", "Kms_requests", "Kms_errors", "Last_error", "Last_error_time", "Cache",
-        "Kms_state")
+        "File_checksum", "Kms_requests", "Kms_errors", "Kms_retries", "Kms_time", "Failovers",
+        "Last_error", "Last_error_time", "Cache", "Kms_state")
 
 
 def test_the_status_rows(stage):
@@ -110,13 +110,16 @@ def test_the_status_rows(stage):
     assert int(before["Keys"]) == int(rows["Keys"]) + 1 == len(stage.entries()) + 1
     assert rows["File_checksum"] == stage.data.read_bytes()[-32:].hex()
     assert re.fullmatch(r"\d+\.\d+\.\d+", rows["Version"])
-    assert {name: rows[name] for name in (*ROWS[:4], *ROWS[5:13], *ROWS[16:17], *ROWS[19:])} == {
+    assert {name: rows[name] for name in (*ROWS[:4], *ROWS[5:13], *ROWS[16:18], *ROWS[19:20],
+                                       *ROWS[22:])} == {
         "Component_name": COMPONENT, "Author": "The keyring_aws authors",
         "License": "BSD-2-Clause", "Implementation_name": COMPONENT, "Component_status": "Active",
         "Data_file": str(stage.data), "Read_only": "No", "Kms_key": KEY_ARN,
         "Region": "us-east-1", "Region_in_use": "us-east-1", "Endpoint": f"{stage.kms.url}/",
-        "Credentials_source": "the conf file", "Kms_errors": "0", "Cache": "Off",
-        "Kms_state": "Answers"}
+        "Credentials_source": "the conf file", "Kms_errors": "0", "Kms_retries": "0",
+        "Failovers": "0", "Cache": "Off", "Kms_state": "Answers"}
+    took = int(rows["Kms_time"]) - int(before["Kms_time"])
+    assert 0 < took < 10_000_000
 
 
 def test_the_status_tells_of_an_outage(stage):
