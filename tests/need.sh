@@ -1,9 +1,17 @@
 #!/bin/sh
 # need.sh PACKAGE...   installs those Debian packages that are missing (as root,
 # with apt-get), or names them. On other systems it does nothing, and the compiler
-# names the header that is missing.
+# names the header that is missing; but where BearSSL is no package, it says what
+# else will do.
 set -u
-command -v dpkg-query >/dev/null || exit 0
+if ! command -v dpkg-query >/dev/null; then
+    case " $* " in *" libbearssl-dev "*) ;; *) exit 0 ;; esac
+    echo '#include <bearssl.h>' | ${CC:-cc} ${CFLAGS:-} -E - >/dev/null 2>&1 && exit
+    echo "bearssl.h is missing, and only Debian and its like have a package of it:" \
+        "on RHEL, Rocky, Oracle and Amazon Linux compile the standalone file" \
+        "(dnf install gcc libcurl-devel make; keyring_aws-server(7) says how)." >&2
+    exit 1
+fi
 exec 9<"$0" && flock 9              # make may ask for several lists at once
 missing=
 for package; do

@@ -22,6 +22,7 @@ PLUGIN = "usr/lib/mysql/plugin/keyring_aws.so"
 COMPONENT = "usr/lib/mysql/plugin/component_keyring_aws.so"
 DOC = "usr/share/doc"
 MAN7 = {f"share/man/man7/{page.stem}.7" for page in PAGES}
+EXAMPLES = {f"examples/{path.name}" for path in (TOP / "tests/package/examples").iterdir()}
 
 
 def run(*command: object, **options: object) -> subprocess.CompletedProcess:
@@ -71,8 +72,8 @@ def test_install_and_uninstall(installed, tmp_path):
     assert files(installed) == {
         "opt/x/include/keyring_aws.h", "opt/x/share/pkgconfig/keyring_aws.pc",
         *(f"opt/x/{page}" for page in MAN7),
-        "opt/x/share/doc/keyring_aws/component_keyring_aws.cnf", "srv/plugins/keyring_aws.so",
-        "srv/plugins/component_keyring_aws.so"}
+        *(f"opt/x/share/doc/keyring_aws/{example}" for example in EXAMPLES),
+        "srv/plugins/keyring_aws.so", "srv/plugins/component_keyring_aws.so"}
     for name in files(installed):
         assert stat.S_IMODE((installed / name).stat().st_mode) == 0o644, name
     assert (installed / "opt/x/include/keyring_aws.h").read_bytes() == \
@@ -87,9 +88,11 @@ def test_install_and_uninstall(installed, tmp_path):
     assert files(tmp_path) == {"opt/x/include/other.h"}
     assert not (tmp_path / "opt/x/share/doc/keyring_aws").exists()
     make("install", *words)
-    (tmp_path / "opt/x/share/doc/keyring_aws/mine").touch()
+    mine = {f"opt/x/share/doc/keyring_aws/{name}" for name in ("mine", "examples/mine")}
+    for name in mine:
+        (tmp_path / name).touch()
     make("uninstall", *words)
-    assert files(tmp_path) == {"opt/x/include/other.h", "opt/x/share/doc/keyring_aws/mine"}
+    assert files(tmp_path) == {"opt/x/include/other.h"} | mine
 
 
 def test_readme_example_by_pkg_config(installed, tmp_path, certs):
@@ -214,7 +217,7 @@ def test_an_installation_may_be_in_any_folder(tmp_path):
     assert files(folder) == {
         "opt/x y/include/keyring_aws.h", "opt/x y/share/pkgconfig/keyring_aws.pc",
         *(f"opt/x y/{page}" for page in MAN7),
-        "opt/x y/share/doc/keyring_aws/component_keyring_aws.cnf",
+        *(f"opt/x y/share/doc/keyring_aws/{example}" for example in EXAMPLES),
         "srv/'\"#\\*?&|;(/keyring_aws.so", "srv/'\"#\\*?&|;(/component_keyring_aws.so"}
     blank = tmp_path / "c d"                # pkg-config's own folders may have blanks
     blank.symlink_to(folder)
@@ -252,6 +255,20 @@ def test_a_doubtful_place_is_refused(tmp_path, word, why, target):
             assert files(tmp_path) == before and own.read_text() == "mine"
 
 
+def test_make_says_what_to_do_where_bearssl_is_no_package(tmp_path):
+    """On a machine without dpkg, whose compiler finds no bearssl.h."""
+    for tool in ("sh", "cc"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    need = (TOP / "tests/need.sh", "gcc", "libbearssl-dev")
+    where = {"PATH": str(tmp_path)}
+    done = run(*need, env=where | {"CFLAGS": "-nostdinc"})
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "dnf install gcc libcurl-devel make" in done.stderr
+    done = run(*need, env=where | {"CFLAGS": "-Os"})
+    assert done.returncode == 0 and done.stdout + done.stderr == "", "it is there"
+    assert run(need[0], "gcc", "python3", env=where | {"CFLAGS": "-nostdinc"}).returncode == 0
+
+
 # ---- make deb --------------------------------------------------------------------------------
 
 
@@ -270,8 +287,7 @@ def test_packages_lay_down(debs):
     own, dev = f"{DOC}/keyring-aws-mysql", f"{DOC}/libkeyring-aws-dev"
     assert files(folder) == {
         PLUGIN, COMPONENT, *(f"usr/{page}.gz" for page in MAN7), f"{own}/copyright",
-        f"{own}/changelog.gz", f"{own}/examples/component_keyring_aws.cnf",
-        f"{own}/examples/mysqld.my", f"{own}/examples/keyring_aws.cnf", f"{own}/examples/apparmor",
+        f"{own}/changelog.gz", *(f"{own}/{example}" for example in EXAMPLES),
         "usr/include/keyring_aws.h", "usr/share/pkgconfig/keyring_aws.pc", f"{dev}/copyright",
         f"{dev}/changelog.gz"}
     assert str((folder / COMPONENT).readlink()) == "keyring_aws.so"
@@ -284,18 +300,6 @@ def test_packages_lay_down(debs):
     for page in MAN7:
         assert gzip.decompress((folder / f"usr/{page}.gz").read_bytes()) == (
             TOP / "build/man" / Path(page).name).read_bytes()
-
-
-def test_examples_are_the_manual_s(debs):
-    folder = debs[1] / DOC / "keyring-aws-mysql" / "examples"
-    for name, first, last in (
-            ("keyring_aws.cnf", "[mysqld]", "log_error_verbosity"),
-            ("component_keyring_aws.cnf", '{ "cmk_id": ', '    "access_key_secret": '),
-            ("apparmor", "/var/lib/mysql-keyring/", "network inet6 stream,")):
-        lines = (folder / name).read_text().splitlines()
-        assert lines[0].startswith(first) and lines[-1].startswith(last)
-        assert all(f"{line}\n" in MANUAL for line in lines)
-    assert (folder / "mysqld.my").read_text() in MANUAL.replace("' > /usr/sbin/mysqld.my", "")
 
 
 def test_lintian_finds_no_error(debs):

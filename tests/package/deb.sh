@@ -1,6 +1,6 @@
 #!/bin/sh
 # deb.sh VERSION   makes the two Debian packages in build/deb from the files that
-# `make deb` has built. The examples in the packages are the manual's.
+# `make deb` has built.
 set -eu
 top=$(cd "$(dirname "$0")/../.." && pwd)
 version=$1
@@ -31,13 +31,7 @@ gzip -9n "$plugin"/usr/share/man/man7/*.7
 strip --strip-unneeded --remove-section=.comment --remove-section=.note \
     "$plugin/usr/lib/mysql/plugin/keyring_aws.so"
 
-examples=$plugin/usr/share/doc/keyring-aws-mysql/examples
-block=$top/tests/package/block.sh
-mkdir -p "$examples"
-cp usr/share/doc/keyring_aws/component_keyring_aws.cnf "$examples"
-"$block" '{ "components": ' | cut -d "'" -f 2 > "$examples/mysqld.my"
-"$block" '[mysqld]' > "$examples/keyring_aws.cnf"
-"$block" '/var/lib/mysql-keyring/  ' > "$examples/apparmor"
+cp -r usr/share/doc/keyring_aws/examples "$plugin/usr/share/doc/keyring-aws-mysql"
 for script in postinst postrm triggers; do
     cp "$work/debian/keyring-aws-mysql.$script" "$plugin/DEBIAN/$script"
 done

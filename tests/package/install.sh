@@ -27,13 +27,16 @@ esac
 # What is laid where: each line is one file, and the name that it gets.
 included=$DESTDIR$PREFIX/include/keyring_aws.h
 found=$DESTDIR$PREFIX/share/pkgconfig/keyring_aws.pc
-shown=$DESTDIR$PREFIX/share/doc/keyring_aws/component_keyring_aws.cnf
+shown=$DESTDIR$PREFIX/share/doc/keyring_aws/examples
 loaded=$DESTDIR$PLUGIN_DIR/keyring_aws.so
 linked=$DESTDIR$PLUGIN_DIR/component_keyring_aws.so     # to the one above
-set -- "$1" "$included" "$found" "$shown" "$loaded" "$linked"
+set -- "$1" "$included" "$found" "$loaded" "$linked"
 for page in tests/package/man/*.md; do
     page=${page##*/}
     set -- "$@" "$DESTDIR$PREFIX/share/man/man7/${page%.md}.7"
+done
+for example in tests/package/examples/*; do
+    set -- "$@" "$shown/${example##*/}"
 done
 verb=$1
 shift
@@ -43,22 +46,21 @@ done
 
 if [ "$verb" = uninstall ]; then
     rm -f -- "$@"
-    rmdir -- "${shown%/*}" 2> /dev/null || :        # others may have files there
+    rmdir -- "$shown" "${shown%/*}" 2> /dev/null || :   # others may have files there
     exit
 fi
 awk '{ if (at = index($0, "@PREFIX@"))
            $0 = substr($0, 1, at - 1) ENVIRON["PREFIX"] substr($0, at + 8)
        sub(/@VERSION@/, ENVIRON["VERSION"]); print }' \
     tests/package/keyring_aws.pc.in > build/keyring_aws.pc
-tests/package/block.sh '{ "cmk_id": ' > build/component_keyring_aws.cnf
 lay="install -D -m 644 --"
 $lay keyring_aws.h "$included"
 $lay build/keyring_aws.pc "$found"
 for place; do
     case $place in
     *.7) $lay "build/man/${place##*/}" "$place" ;;
+    "$shown"/*) $lay "tests/package/examples/${place##*/}" "$place" ;;
     esac
 done
-$lay build/component_keyring_aws.cnf "$shown"
 $lay build/keyring_aws.so "$loaded"
 ln -sf keyring_aws.so "$linked"
