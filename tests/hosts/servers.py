@@ -87,12 +87,16 @@ PARTS = {
     "migration": ("mysql-server-core",),        # mysql_migrate_keyring: older trees are without it
     "dump": ("mysql-client-core",),             # mysqldump, likewise
     "alerts": ("promtool", "prometheus-mysqld-exporter", "prometheus-sql-exporter"),
+    # moto's CloudFormation does not depend on that validator, but does not start without it
+    "examples": ("python3-openapi-spec-validator", "terraform-config-inspect",
+                 "selinux-policy-default", "checkpolicy", "semodule-utils", "selinux-utils"),
     # moto does not depend on flask-cors and yaml, but does not start without them
     "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
 }
 
 # The part that has a program, by how its name begins; "mysql" has the others.
-PART_OF = {"python": "python", "mysqldump": "dump", "prom": "alerts"}
+PART_OF = {"python": "python", "mysqldump": "dump", "prom": "alerts", "terraform": "examples",
+           "checkmodule": "examples", "se": "examples"}
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
