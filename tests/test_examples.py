@@ -89,7 +89,8 @@ def allowed(policy: dict) -> set[str]:
 
 
 def check_policy(folder: Path) -> None:
-    policy = json.loads((folder / "policy.json").read_text().replace("KEY", "arn:aws:kms:x:1:key/2"))
+    text = (folder / "policy.json").read_text()
+    policy = json.loads(text.replace("KEY", "arn:aws:kms:x:1:key/2"))
     assert allowed(policy) <= actions_of_kms()
     CLOUD[0].aws("iam", "put-role-policy", "--role-name", "any", "--policy-name", "keyring",
                  "--policy-document", json.dumps(policy))
@@ -430,7 +431,8 @@ MISTAKES = [                            # file, what stands there, and a mistake
     ("keyring_aws.te", "type cert_t;\n", ""),
     ("keyring_aws.te", "name_connect;", "name_connects;"),
     ("keyring_aws.fc", "mysqld_db_t", "mysql_db_t"), ("keyring_aws.fc", "(/.*)?", "(/.*?"),
-    ("Dockerfile", "tests/need.sh", "tests/needs.sh"), ("Dockerfile", "--from=source", "--from=src"),
+    ("Dockerfile", "tests/need.sh", "tests/needs.sh"),
+    ("Dockerfile", "--from=source", "--from=src"),
     ("Dockerfile", "COPY", "COPPY"),
     ("kubernetes.yaml", "mountPath: /etc/mysql-keyring", "mountPath: /etc/mysql"),
     ("kubernetes.yaml", "        - name: tmp\n          emptyDir: {}\n", ""),

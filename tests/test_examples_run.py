@@ -204,9 +204,13 @@ def test_a_first_start_with_create_false_makes_the_database(pod):
 
 # ---- systemd -----------------------------------------------------------------------------------
 
-# systemd as the first process of namespaces that end with it. Where files are is real there.
+# systemd as the first process of namespaces that end with it, in a control group of its own.
 MACHINE = """
 set -e
+echo $$ > "$GROUP/cgroup.procs"
+exec unshare --mount --pid --fork --kill-child --ipc --uts --cgroup sh -ec "$INSIDE"
+"""
+INSIDE = """
 mount --make-rprivate /
 mount -t tmpfs none /run
 mount -t proc proc /proc
@@ -217,8 +221,8 @@ mkdir /srv/tree
 mount --bind "$TREE" /srv/tree
 cp -r "$STAGED"/srv/* /srv
 mount -t tmpfs none /var/lib
-mkdir -p /var/lib/mysql /var/lib/mysql-keyring
-chown nobody /var/lib/mysql /var/lib/mysql-keyring
+mkdir /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
+chown nobody /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
 chmod 750 /var/lib/mysql-keyring
 cp -r "$STAGED"/units /run
 export container=lxc SYSTEMD_UNIT_PATH=/run/units
@@ -241,6 +245,15 @@ StandardError=append:/srv/log
 """
 
 
+def cgroups() -> str:
+    """Where this process's own control group is, in the hierarchy of version 2."""
+    mounted = re.findall(r"(?m)^\S+ (\S+) cgroup2 ", Path("/proc/self/mounts").read_text())
+    (own,) = re.findall(r"(?m)^0::(/.*)$", Path("/proc/self/cgroup").read_text())
+    if not mounted:
+        pytest.skip("no control groups of version 2 are mounted, and systemd needs them")
+    return mounted[0] + own
+
+
 class Machine:
     """A machine on which systemd has started mysql.service with the drop-in."""
 
@@ -261,12 +274,13 @@ class Machine:
         (units / "network-online.target").write_text(NETWORK)
         (units / "mysql.service").write_text(SERVICE.format(
             mysqld=self.command(), credentials=kms.url + kms.secret_path))
-        env = clean_environment({"TREE": str(tree(["mysql"])), "STAGED": str(staged)})
+        self.group = Path(cgroups(), f"kaws-{staged.parent.name}-{staged.name}")
+        self.group.mkdir()
+        env = clean_environment({"TREE": str(tree(["mysql"])), "STAGED": str(staged),
+                                 "GROUP": str(self.group), "INSIDE": INSIDE})
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--ipc", "--uts",
-                 "--cgroup", "sh", "-c", MACHINE], env=env, stdout=log, stderr=log,
-                stdin=subprocess.DEVNULL, start_new_session=True)
+            self.process = subprocess.Popen(["sh", "-c", MACHINE], env=env, stdout=log, stderr=log,
+                                            stdin=subprocess.DEVNULL, start_new_session=True)
 
     @staticmethod
     def command() -> str:
@@ -308,6 +322,15 @@ class Machine:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
+        wait_for(self.group_is_gone, 10)
+
+    def group_is_gone(self) -> bool:
+        with contextlib.suppress(OSError):              # the last process is ending still
+            for folder in sorted(self.group.rglob("*/"), reverse=True):
+                if folder.is_dir():
+                    folder.rmdir()
+            self.group.rmdir()
+        return not self.group.exists()
 
 
 @pytest.fixture
