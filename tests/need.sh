@@ -15,8 +15,8 @@ fi
 exec 9<"$0" && flock 9              # make may ask for several lists at once
 missing=
 for package; do
-    case $(dpkg-query -W -f '${db:Status-Status} ' "$package" 2>/dev/null) in
-    *"installed "*) ;;
+    case " $(dpkg-query -W -f '${db:Status-Status} ' "$package" 2>/dev/null)" in
+    *" installed "*) ;;                 # and not: not-installed
     *) missing="$missing $package" ;;
     esac
 done

@@ -269,6 +269,19 @@ def test_make_says_what_to_do_where_bearssl_is_no_package(tmp_path):
     assert run(need[0], "gcc", "python3", env=where | {"CFLAGS": "-nostdinc"}).returncode == 0
 
 
+def test_a_package_that_dpkg_only_knows_of_is_missing(tmp_path):
+    """A package that something suggests has a state, too: not-installed."""
+    for tool in ("sh", "dpkg-query", "flock", "id"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    states = {"there": "install ok installed", "known": "unknown ok not-installed"}
+    (tmp_path / "status").write_text("".join(
+        f"Package: {name}\nStatus: {state}\nVersion: 1\nArchitecture: all\n"
+        "Maintainer: none <a@b.c>\nDescription: none\n\n" for name, state in states.items()))
+    done = run(TOP / "tests/need.sh", "there", "known", "unheard-of", env={
+        "PATH": str(tmp_path), "DPKG_ADMINDIR": str(tmp_path)})
+    assert done.returncode == 1 and "missing: known unheard-of\n" in done.stderr, done.stderr
+
+
 # ---- make deb --------------------------------------------------------------------------------
 
 
