@@ -115,6 +115,21 @@ def check_key_policy(administer: set[str], use: set[str], folder: Path) -> None:
     assert use == allowed(json.loads((folder / "policy.json").read_text()))
 
 
+def test_the_manual_s_deploy_command(folder):
+    """As it stands in the manual, in the folder of the examples."""
+    (block,) = [block for _, block in blocks() if "aws cloudformation deploy" in block]
+    commands = block.replace("aws ", f"aws --endpoint-url {CLOUD[0].moto.url} ").partition(
+        "terraform ")[0]
+    done = subprocess.run(["sh", "-euc", commands], env=CLOUD[0].env, cwd=folder, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (key,) = [each["TargetKeyId"] for each in CLOUD[0].aws("kms", "list-aliases")["Aliases"]
+              if each["AliasName"] == "alias/mysql"]
+    policy = CLOUD[0].aws("kms", "get-key-policy", "--key-id", key, "--policy-name", "default")
+    (admin,) = policy["Policy"]["Statement"][0]["Principal"]["AWS"]
+    assert admin == CLOUD[0].aws("sts", "get-caller-identity")["Arn"]
+
+
 def check_cloudformation(folder: Path) -> None:
     """moto makes what it says: the same policies as the JSON files', and a key that rotates."""
     aws, name, stack = CLOUD[0].aws, f"mysql-{len(CLOUD[0].env)}", "mysql-keyring"

@@ -19,7 +19,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
-from kms_emulator import KEY_ARN, Emulator
+from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator
 from mysql_fixtures import wait_for
 from servers import BUILD, MySQL, clean_environment, mysqld, run_in_tree, tree
 from test_examples import EXAMPLES, KEYRING, TOP, copied, manifest, stages
@@ -230,6 +230,11 @@ exec /lib/systemd/systemd --system --unit=mysql.target --log-target=console --sh
 """
 TARGET = "[Unit]\nDefaultDependencies=no\nWants=mysql.service\n"
 NETWORK = "[Unit]\nDefaultDependencies=no\n"
+PROGRAM = f"""#!/bin/sh
+cat <<END
+{json.dumps({"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET})}
+END
+"""
 SERVICE = """[Unit]
 DefaultDependencies=no
 [Service]
@@ -239,7 +244,6 @@ ExecStartPre={mysqld} --initialize-insecure
 ExecStart={mysqld} --log-error-verbosity=3
 RuntimeDirectory=mysqld
 LimitNOFILE=10000
-Environment=AWS_CONTAINER_CREDENTIALS_FULL_URI={credentials}
 StandardOutput=file:/srv/log
 StandardError=append:/srv/log
 """
@@ -265,7 +269,12 @@ class Machine:
         (staged / "srv/plugin/component_keyring_aws.cnf").write_text(json.dumps({
             "cmk_id": KEY_ARN, "data_file": f"{KEYRING}/keyring_aws_data",
             "aws_authentication": {"mode": "native"},
-            "keyring_aws": {"endpoint": kms.url, "cache_seconds": 60}}))
+            "keyring_aws": {"endpoint": kms.url, "cache_seconds": 60, "profile": "mysql",
+                            "config_file": "/srv/bin/config"}}))
+        (staged / "srv/bin/config").write_text(
+            "[profile mysql]\ncredential_process = /srv/bin/credentials\n")
+        (staged / "srv/bin/credentials").write_text(PROGRAM)
+        (staged / "srv/bin/credentials").chmod(0o755)
         shutil.copy(EXAMPLES / "mysqld.my", staged / "srv/bin")
         units = staged / "units"
         (units / "mysql.service.d").mkdir(parents=True)
@@ -273,7 +282,7 @@ class Machine:
         (units / "mysql.target").write_text(TARGET)
         (units / "network-online.target").write_text(NETWORK)
         (units / "mysql.service").write_text(SERVICE.format(
-            mysqld=self.command(), credentials=kms.url + kms.secret_path))
+            mysqld=self.command()))
         self.group = Path(cgroups(), f"kaws-{staged.parent.name}-{staged.name}")
         self.group.mkdir()
         env = clean_environment({"TREE": str(tree(["mysql"])), "STAGED": str(staged),
@@ -352,7 +361,7 @@ def machine(tmp_path, kms):
 
 
 def test_a_server_under_systemd_lives_with_all_lines_of_the_drop_in(machine):
-    """It encrypts, and caches keys in locked memory. The lines are in force, as the kernel says."""
+    """It gets its credentials from a program, encrypts, and caches keys in locked memory. The lines are in force, as the kernel says."""
     text = (EXAMPLES / "keyring_aws.service.conf").read_text()
     server = machine(text)
     server.sql("CREATE DATABASE secret")
