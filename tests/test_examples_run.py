@@ -186,13 +186,15 @@ def test_a_first_start_of_the_image_asks_nothing_of_kms(pod, kms):
     assert pod.db.sql("SELECT COUNT(*) FROM secret.t") == [(0,)]
 
 
-def test_a_first_start_that_encrypts_its_redo_log_needs_kms(pod, kms):
+@pytest.mark.parametrize("kind", ["redo", "undo"])
+def test_a_first_start_that_encrypts_its_logs_needs_kms(pod, kms, kind):
+    options = ("--initialize-insecure", f"--innodb-{kind}-log-encrypt=ON")
     kms.stop()
-    done = pod.db.run_once("--initialize-insecure", "--innodb-redo-log-encrypt=ON", env=pod.env)
+    done = pod.db.run_once(*options, env=pod.env)
     assert done.returncode == 1 and "[KAWS-308]" in done.stdout
     shutil.rmtree(pod.db.data)
     kms.start()
-    pod.once("--initialize-insecure", "--innodb-redo-log-encrypt=ON")
+    pod.once(*options)
 
 
 def test_a_first_start_with_create_false_makes_the_database(pod):
@@ -222,8 +224,8 @@ mount --bind "$TREE" /srv/tree
 cp -r "$STAGED"/srv/* /srv
 mount -t tmpfs none /var/lib
 mkdir /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
-chown nobody /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
-chmod 750 /var/lib/mysql-keyring
+chown "$OWNER" /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
+chmod "$MODE" /var/lib/mysql /var/lib/mysql-files /var/lib/mysql-keyring
 cp -r "$STAGED"/units /run
 export container=lxc SYSTEMD_UNIT_PATH=/run/units
 exec /lib/systemd/systemd --system --unit=mysql.target --log-target=console --show-status=no
@@ -261,7 +263,7 @@ def cgroups() -> str:
 class Machine:
     """A machine on which systemd has started mysql.service with the drop-in."""
 
-    def __init__(self, staged: Path, kms: Emulator, drop_in: str):
+    def __init__(self, staged: Path, kms: Emulator, drop_in: str, owner: str, mode: str):
         self.log = staged / "log"
         (staged / "srv/plugin").mkdir(parents=True)
         (staged / "srv/bin").mkdir()
@@ -286,7 +288,8 @@ class Machine:
         self.group = Path(cgroups(), f"kaws-{staged.parent.name}-{staged.name}")
         self.group.mkdir()
         env = clean_environment({"TREE": str(tree(["mysql"])), "STAGED": str(staged),
-                                 "GROUP": str(self.group), "INSIDE": INSIDE})
+                                 "GROUP": str(self.group), "INSIDE": INSIDE, "OWNER": owner,
+                                 "MODE": mode})
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(["sh", "-c", MACHINE], env=env, stdout=log, stderr=log,
                                             stdin=subprocess.DEVNULL, start_new_session=True)
@@ -344,13 +347,13 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, kms):
-    """machine(drop_in): a Machine, when its server answers."""
+    """machine(drop_in, owner and mode of the server's folders): a Machine, when its server answers."""
     if os.geteuid() or mysqld().program or not Expect(mysqld().version).components:
         pytest.skip("this needs root, and Debian's server")
     made = []
 
-    def make(drop_in: str) -> Machine:
-        made.append(Machine(tmp_path / str(len(made)), kms, drop_in))
+    def make(drop_in: str, owner: str = "nobody", mode: str = "750") -> Machine:
+        made.append(Machine(tmp_path / str(len(made)), kms, drop_in, owner, mode))
         wait_for(lambda: made[-1].answers() or made[-1].process.poll() is not None, 60)
         assert made[-1].answers(), made[-1].said()
         return made[-1]
@@ -360,10 +363,12 @@ def machine(tmp_path, kms):
         each.end()
 
 
-def test_a_server_under_systemd_lives_with_all_lines_of_the_drop_in(machine):
+@pytest.mark.parametrize("owner, mode", [("nobody", "750"), ("root:nogroup", "2770")],
+                         ids=["as-packages-do", "as-fsGroup-does"])
+def test_a_server_under_systemd_lives_with_all_lines_of_the_drop_in(machine, owner, mode):
     """It gets its credentials from a program, encrypts, and caches keys in locked memory. The lines are in force, as the kernel says."""
     text = (EXAMPLES / "keyring_aws.service.conf").read_text()
-    server = machine(text)
+    server = machine(text, owner, mode)
     server.sql("CREATE DATABASE secret")
     server.sql("CREATE TABLE secret.t (n INT) ENCRYPTION = 'Y'")
     server.sql("INSERT INTO secret.t VALUES (7)")
