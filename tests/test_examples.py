@@ -5,6 +5,7 @@ into copies of the files, and each must be found.  What the files do is tried in
 test_examples_run.py.
 """
 
+import itertools
 import json
 import re
 import shutil
@@ -67,6 +68,7 @@ class Cloud:
 
 
 CLOUD: list[Cloud] = []                 # the checks share one
+NUMBERS = itertools.count()             # for names that are not there yet
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -132,7 +134,7 @@ def test_the_manual_s_deploy_command(folder):
 
 def check_cloudformation(folder: Path) -> None:
     """moto makes what it says: the same policies as the JSON files', and a key that rotates."""
-    aws, name, stack = CLOUD[0].aws, f"mysql-{len(CLOUD[0].env)}", "mysql-keyring"
+    aws, name, stack = CLOUD[0].aws, f"db{next(NUMBERS)}", f"stack{next(NUMBERS)}"
     aws("cloudformation", "create-stack", "--stack-name", stack, "--capabilities",
         "CAPABILITY_NAMED_IAM", "--template-body", (folder / "cloudformation.yaml").read_text(),
         "--parameters", json.dumps([

@@ -347,7 +347,7 @@ class Machine:
 
 @pytest.fixture
 def machine(tmp_path, kms):
-    """machine(drop_in, owner and mode of the server's folders): a Machine, when its server answers."""
+    """machine(drop_in, owner and mode of the folders): a Machine, when its server answers."""
     if os.geteuid() or mysqld().program or not Expect(mysqld().version).components:
         pytest.skip("this needs root, and Debian's server")
     made = []
@@ -366,7 +366,8 @@ def machine(tmp_path, kms):
 @pytest.mark.parametrize("owner, mode", [("nobody", "750"), ("root:nogroup", "2770")],
                          ids=["as-packages-do", "as-fsGroup-does"])
 def test_a_server_under_systemd_lives_with_all_lines_of_the_drop_in(machine, owner, mode):
-    """It gets its credentials from a program, encrypts, and caches keys in locked memory. The lines are in force, as the kernel says."""
+    """It gets its credentials from a program, encrypts, and caches keys in locked memory. The lines
+    are in force, as the kernel says."""
     text = (EXAMPLES / "keyring_aws.service.conf").read_text()
     server = machine(text, owner, mode)
     server.sql("CREATE DATABASE secret")
