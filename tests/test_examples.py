@@ -31,7 +31,6 @@ KEYRING = "/var/lib/mysql-keyring"
 
 def tool(program: str, *args: object, cwd: Path | None = None) -> str:
     """What a program of the tree prints; an error if it fails."""
-    tree(["examples"])
     argv, env = run_in_tree(program, *map(str, args))
     done = subprocess.run(argv, env=env, cwd=cwd, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
