@@ -11633,7 +11633,7 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("InvalidArn", KMS_KEY, CITE, "check the KMS key's ARN"),
     KAWS__FAULT("Disabled", KMS_KEY, FINAL, "enable the KMS key"),
     KAWS__FAULT("KMSInvalidState", KMS_KEY, FINAL,
-                "check the state of the KMS key"),
+                "cancel its deletion, or check the state of the KMS key"),
     KAWS__FAULT("InvalidKeyUsage", KMS_KEY, CITE,
                 "use a symmetric KMS key for encryption"),
     KAWS__FAULT("UnsupportedOperation", KMS_KEY, CITE,
