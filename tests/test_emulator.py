@@ -421,6 +421,40 @@ def test_a_bad_body_is_refused(wire, kind, action, body):
     assert wire.kind(*wire.sign(body, action)) == kind
 
 
+# ---- the life of a key --------------------------------------------------------------------------
+
+def test_a_key_is_made_disabled_and_deleted(kms, client):
+    """A deletion that is cancelled leaves the key disabled.  No state takes the wrong step."""
+    made = client.create_key()["KeyMetadata"]
+    arn, state = made["Arn"], lambda: client.describe_key(KeyId=arn)["KeyMetadata"]
+    assert made["KeyState"] == "Enabled" and not made["MultiRegion"] and arn != KEY_ARN
+    assert client.create_key(MultiRegion=True)["KeyMetadata"]["KeyId"].startswith("mrk-")
+    invalid = "KMSInvalidStateException"
+    refused(invalid, client.cancel_key_deletion, KeyId=arn)
+    client.disable_key(KeyId=arn)
+    refused("DisabledException", client.encrypt, KeyId=arn, Plaintext=b"x")
+    client.enable_key(KeyId=arn)
+    reply = client.schedule_key_deletion(KeyId=arn, PendingWindowInDays=7)
+    assert reply["KeyState"] == state()["KeyState"] == "PendingDeletion"
+    assert (state()["DeletionDate"] - made["CreationDate"]).days == 7
+    for step in (client.enable_key, client.disable_key, client.schedule_key_deletion):
+        refused(invalid, step, KeyId=arn)
+    client.cancel_key_deletion(KeyId=arn)
+    assert state()["KeyState"] == "Disabled" and "DeletionDate" not in state()
+    client.enable_key(KeyId=arn)
+    client.encrypt(KeyId=arn, Plaintext=b"x")
+
+
+def test_who_may_not_manage_keys(kms):
+    actions = ["CreateKey", "EnableKey", "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion"]
+    kms.add_user("AKIDPOOR", "s", ACCOUNT, denied=actions)
+    poor = make_client(kms, access_key_id="AKIDPOOR", secret="s")
+    refused("AccessDeniedException", poor.create_key)
+    for step in (poor.enable_key, poor.disable_key, poor.schedule_key_deletion,
+                 poor.cancel_key_deletion):
+        refused("AccessDeniedException", step, KeyId=KEY_ARN)
+
+
 # ---- dry runs, and who may do what ---------------------------------------------------------------
 
 def test_a_dry_run_checks_and_does_nothing(kms, client):

@@ -21,8 +21,8 @@ Each has a port, faults, log, clock and users of its own; they share the keys.  
 fail as a process does are programs (see regions.py), which hand keys over by export_key and
 import_key.
 
-It knows the actions that keyring_aws uses, and refuses the rest of KMS.  If AWS's own words for an
-error are not known for certain, the error's type is right, and its text is ours.
+It knows the actions that keyring_aws and its manual use, and refuses the rest of KMS.  If AWS's own
+words for an error are not known for certain, the error's type is right, and its text is ours.
 """
 
 import argparse
@@ -115,7 +115,8 @@ SERVER_FAULTS = ("KMSInternalException", "DependencyTimeoutException", "KeyUnava
 CAPITAL_MESSAGE = ("AccessDeniedException", "UnsupportedOperationException")
 
 ACTIONS = ("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
-           "DescribeKey", "RotateKeyOnDemand", "ReplicateKey")
+           "DescribeKey", "RotateKeyOnDemand", "ReplicateKey", "CreateKey", "EnableKey",
+           "DisableKey", "ScheduleKeyDeletion", "CancelKeyDeletion")
 NOT_EMULATED = {"Recipient", "DryRunModifiers", "GrantTokens", "KeySpec", "EncryptionAlgorithm",
                 "SourceEncryptionAlgorithm", "DestinationEncryptionAlgorithm", "Policy", "Tags",
                 "Description", "BypassPolicyLockoutSafetyCheck"}
@@ -230,6 +231,7 @@ class Key:
     spec: str = "SYMMETRIC_DEFAULT"
     shared_with: tuple = ()             # accounts that its key policy lets in
     denied: tuple = ()                  # actions that its key policy forbids to all
+    pending_days: int = 30              # until it is deleted, if it is pending deletion
     lag_ms: float = 0                   # how long it takes to know a new material
     ready: float = 0                    # when (monotonic) it is no longer being created
     born: float = dataclasses.field(default_factory=time.monotonic)
@@ -259,6 +261,11 @@ class Key:
     def material_id(self) -> str:
         """Of the material that it seals with."""
         return list(self.known)[-1]
+
+    @property
+    def deleted(self) -> float:
+        """When it will be, if it is pending deletion; the emulator never does that by itself."""
+        return self.created + 86400 * self.pending_days
 
     @property
     def state_now(self) -> str:
@@ -769,6 +776,41 @@ class Kms:
         materials.rotate(self.rotation_ms)
         return {"KeyId": key.arn}
 
+    def do_CreateKey(self, call: Call) -> dict:
+        if not call.user.may_do("kms:CreateKey", "*", {}):
+            raise KmsError("AccessDeniedException", "You may not perform kms:CreateKey")
+        key_id = MULTI_REGION + uuid.uuid4().hex if call.get("MultiRegion") else None
+        return {"KeyMetadata": metadata(self.key(self.add_key(
+            call.region, call.user.account, key_id)))}
+
+    def do_EnableKey(self, call: Call) -> dict:
+        self.manage(call, "Enabled", "Disabled").state = "Enabled"
+        return {}
+
+    def do_DisableKey(self, call: Call) -> dict:
+        self.manage(call, "Enabled", "Disabled").state = "Disabled"
+        return {}
+
+    def do_ScheduleKeyDeletion(self, call: Call) -> dict:
+        key = self.manage(call, "Enabled", "Disabled")
+        key.state, key.pending_days = "PendingDeletion", call.get("PendingWindowInDays", 30)
+        return {"KeyId": key.arn, "KeyState": key.state, "DeletionDate": key.deleted,
+                "PendingWindowInDays": key.pending_days}
+
+    def do_CancelKeyDeletion(self, call: Call) -> dict:
+        """The key is disabled then."""
+        key = self.manage(call, "PendingDeletion")
+        key.state = "Disabled"
+        return {"KeyId": key.arn}
+
+    def manage(self, call: Call, *states: str) -> Key:
+        """A key that is in one of these states."""
+        key = self.find_key(call, call.get("KeyId"), manage=True)
+        self.allow(call, key, {})
+        if key.state_now not in states:
+            raise KmsError("KMSInvalidStateException", f"{key.arn} is {key.state_now}.")
+        return key
+
     def do_ReplicateKey(self, call: Call) -> dict:
         region = call.get("ReplicaRegion")
         if not REGION_FORM.fullmatch(region):
@@ -800,6 +842,8 @@ def metadata(key: Key) -> dict:
              "Origin": "AWS_KMS", "MultiRegion": key.multi_region}
     if key.spec == "SYMMETRIC_DEFAULT":
         about["CurrentKeyMaterialId"] = key.material_id
+    if key.state == "PendingDeletion":
+        about["DeletionDate"] = key.deleted
     if key.multi_region:
         primary, *replicas = [{"Arn": key.arn_in(region), "Region": region}
                               for region in key.materials.regions]
