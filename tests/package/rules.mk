@@ -9,8 +9,8 @@ PROVE  += $(ALONE) $T/standalone/keyring_aws.so
 NEED_INSTALL    = python3
 NEED_DEB        = $(NEED_BUILD) python3 dpkg-dev
 NEED_STANDALONE = python3 dpkg-dev xz-utils
-NEED_TEST      += g++ lld pkg-config lintian man-db dpkg-dev awscli systemd \
-                  apparmor python3-yaml python3-kubernetes
+NEED_TEST      += g++ lld pkg-config lintian man-db dpkg-dev awscli curl \
+                  systemd apparmor python3-yaml python3-kubernetes
 
 # ---- one file ----------------------------------------------------------------
 
