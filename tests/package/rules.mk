@@ -77,6 +77,10 @@ uninstall:
 deb: build/keyring_aws.so $(PAGES) | need-deb
 	@tests/package/deb.sh $(VERSION)
 
+# ---- clean machines, on which the manual's commands run -----------------------
+
+NEED_TEST += awscli apparmor iproute2 python3-yaml
+
 # ---- other machines ---------------------------------------------------------
 
 test-arch: need-test
