@@ -10,7 +10,7 @@ NEED_INSTALL    = python3
 NEED_DEB        = $(NEED_BUILD) python3 dpkg-dev
 NEED_STANDALONE = python3 dpkg-dev xz-utils
 NEED_TEST      += g++ lld pkg-config lintian man-db dpkg-dev awscli curl \
-                  systemd apparmor python3-yaml python3-kubernetes
+                  systemd apparmor iproute2 python3-yaml python3-kubernetes
 
 # ---- one file ----------------------------------------------------------------
 
@@ -76,10 +76,6 @@ uninstall:
 
 deb: build/keyring_aws.so $(PAGES) | need-deb
 	@tests/package/deb.sh $(VERSION)
-
-# ---- clean machines, on which the manual's commands run -----------------------
-
-NEED_TEST += awscli apparmor iproute2 python3-yaml
 
 # ---- other machines ---------------------------------------------------------
 
