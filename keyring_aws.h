@@ -2899,8 +2899,9 @@ typedef struct kaws__stat {
     int      mine;                /* it belongs to the user that we run as    */
     int      roots;               /* it belongs to root                       */
     int      others_read, others_write;
-    int      lent;                /* root's, read-only, readable by our group:
-                                   * a secret that a container mounts         */
+    int      lent;                /* root's, and for our group: a secret that a
+                                   * container mounts read-only, or the folder
+                                   * of a volume                              */
 } kaws__stat;
 
 #if defined(_WIN32)
@@ -3149,8 +3150,9 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->roots = st.st_uid == 0;
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
     out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
-    out->lent = st.st_uid == 0 && (st.st_mode & 0577) == 0440 &&
-                kaws__disk_in_group(st.st_gid);
+    out->lent = st.st_uid == 0 && kaws__disk_in_group(st.st_gid) &&
+                (S_ISDIR(st.st_mode) ? (st.st_mode & 0072) == 0070
+                                     : (st.st_mode & 0577) == 0440);
 #endif
     return 0;
 }
@@ -4026,9 +4028,10 @@ kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
 {
     const char *mode = st->regular ? "600" : "700";
 
-    if (!st->mine)
+    if (!st->mine && (st->regular || !st->lent))
         kaws__err_log(hooks, KAWS__LOG_OWNER, what, shown, mode);
-    else if (st->others_write || (st->others_read && st->regular))
+    else if (st->mine && (st->others_write ||
+                          (st->others_read && st->regular)))
         kaws__err_log(hooks, KAWS__LOG_MODE, what, shown,
                       st->others_write ? "written" : "read", mode);
 }
@@ -13730,7 +13733,7 @@ kaws__calls_refused(kaws__call *c)
 {
     kaws_error *err = c->op->err;
     kaws_bytes message;
-    char type[64], shown[200] = "", room[128];
+    char type[64], shown[304] = "", room[128];
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
     const char *advice = kaws__calls_advice(c, fault->advice, room), *id;
     kaws_status status = fault->status;

@@ -32,7 +32,7 @@ PLUGIN_SYMBOLS = {
     *(f"keyring_aws_{what}{step}" for what in ("rotate_cmk", "rotate_keys", "rotate_cms", "refresh")
       for step in ("", "_init", "_deinit"))}
 LENGTH, MOSTLY = 60, 50     # lines of a function: every one, and nine of ten
-ROOM_MAX, CODE_MAX = 1000, 13170     # lines of a room; lines of the header that are code
+ROOM_MAX, CODE_MAX = 1000, 13172     # lines of a room; lines of the header that are code
 WORDS = (                   # not to be used in the product's prose, and the word to use instead
     (r"aim(?!s at)\w*", "KMS key"),
     (r"(un)?(?<!trust[-_ ])anchor\w*", "trusted account"),

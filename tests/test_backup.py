@@ -57,7 +57,8 @@ SEEN = seen()
 def check(item: str, said: str) -> None:
     """A server said all that the manual quotes there."""
     quoted = [each for pair in SEEN[item] for each in pair if each]
-    assert quoted and not [each for each in quoted if each not in said], (item, said[-3000:])
+    missing = [each for each in quoted if each not in said]
+    assert quoted and not missing, f"{item}: not said: {missing}; but:\n{said[-6000:]}"
 
 
 def test_every_row_is_run_or_says_that_it_is_not():

@@ -46,6 +46,7 @@ CANNOT = (      # a command, and why it cannot run here
     (r"aws configure ", "a person has logged in before"),
     (r"aws_signing_helper |exec .*aws_signing_helper", "Debian does not have AWS's program"),
     (r"aws rolesanywhere ", "moto has no IAM Roles Anywhere"),
+    (r"aws kms list-key-rotations ", "Debian's aws is too old for it"),
     (r"aws account ", "moto has no list of an account's regions"),
     (r"gcc .*keyring_aws_plugin_standalone.c|install .*/usr/lib64|ln .*/usr/lib64|cp .*/usr/lib64",
      "those are paths of RHEL; test_examples_run.py compiles the file"),
@@ -86,7 +87,7 @@ def is_command(text: str) -> bool:
 def parts(page: Path) -> Iterator[tuple[tuple[str, str], str, bool]]:
     """Each piece of a page, with the headings above it, and whether it is a block."""
     heads = ["", ""]
-    for piece in re.split(r"(?m)(^##+ .*$|(?:^ {4,}.*\n|^\n(?= {4}))+)", page.read_text("utf-8")):
+    for piece in re.split(r"(?m)(^##+ .*$|(?:^ {4,}.*\n|^\n(?= {4}))+)", manual.read(page)):
         if found := re.match(r"(##+) (.*)", piece):
             heads[min(len(found[1]), 3) - 2:] = [found[2]] + [""] * (3 - min(len(found[1]), 3))
         else:

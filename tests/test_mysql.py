@@ -939,6 +939,19 @@ def test_a_long_error_still_says_what_to_do(stage):
         assert number == 3198 or len(text) == 511
 
 
+def test_a_denial_names_the_kms_key(stage):
+    """AWS's message does, behind the longest that a server usually is: a role's session."""
+    session = f"arn:aws:sts::{ACCOUNT}:assumed-role/mysql-server-role/i-0123456789abcdef0"
+    action = "kms:GenerateDataKeyWithoutPlaintext"
+    stage.kms.fault("*", "error", times=0, type="AccessDeniedException", message=(
+        f"User: {session} is not authorized to perform: {action} on resource: {stage.second}"
+        f" because no identity-based policy allows the {action} action"))
+    assert stage.generate("denied") is None
+    (line,) = stage.said("ERROR")
+    assert f"{action} on resource: {stage.second}" in line
+    assert line.rstrip().endswith("; allow it in the IAM policy and the key policy")
+
+
 def test_a_killed_rotation_may_have_happened(stage):
     """AWS counts it among the KMS key's 25 rotations, even though nobody reads the reply."""
     with cursor(stage) as session, ThreadPoolExecutor(1) as pool:

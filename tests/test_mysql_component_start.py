@@ -183,7 +183,7 @@ def test_a_server_starts_without_a_keyring_and_a_reload_heals_it(stage):
     assert line.startswith("the component has no keyring: ") and why in line
     assert "ALTER INSTANCE RELOAD KEYRING" in line and line in stage.said("ERROR")
     rows = stage.rows()
-    assert list(rows)[5:8] == ["Component_status", "Data_file", "Read_only"] and len(rows) == 21
+    assert list(rows)[5:8] == ["Component_status", "Data_file", "Read_only"] and len(rows) == 24
     assert rows.pop("Component_status") == "Disabled" and why in rows.pop("Last_error")
     assert rows.pop("Last_error_time").endswith("UTC")
     for name in ("Component_name", "Author", "License", "Implementation_name", "Version"):

@@ -1,5 +1,6 @@
 """The manual as one text: the README, and then the sources of the man pages.
 
+    read(page)                  a page, in which fenced commands are indented, as all others are
     section("Backup")           the text below a heading, with its subsections
     blocks(text)                indented blocks of code, each with the heading that it stands below
 """
@@ -11,7 +12,14 @@ TOP = Path(__file__).resolve().parents[2]
 README = TOP / "README.md"
 MAN = TOP / "tests" / "package" / "man"
 PAGES = sorted(MAN.glob("*.md"))
-MANUAL = "\n".join(page.read_text("utf-8") for page in [README, *PAGES])
+
+
+def read(page: Path) -> str:
+    return re.sub(r"(?ms)^```sh\n(.*?)^```\n", lambda block: re.sub(
+        "(?m)^(?=.)", "    ", block[1]), page.read_text("utf-8"))
+
+
+MANUAL = "\n".join(map(read, [README, *PAGES]))
 
 
 def section(title: str, text: str = MANUAL) -> str:
