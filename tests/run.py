@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Runs all parts of the tests, four at a time, and adds them up.
+"""Runs all parts of the tests, five at a time, and adds them up.
 
     tests/run.py [WORD ...]     all parts, or those whose names contain a word
 
@@ -32,9 +32,9 @@ PATIENCE = 4 * 3600 if LONG else 1500
 # Parts that wait more than they compute: for servers, timeouts and clocks.  And those that take
 # longest, which begin first: else one core would idle at the end.
 WAITS = re.compile("(standalone-)?test_(mysql|runbook|sizing|migration|failover|pairing|network|"
-                   "native|roles|process|alerts)")
-LONGEST = ("test_tools fault-test_crash test_recipes test_failover test_mysql_failover "
-           "test_pairing").split()
+                   "native|roles|process|alerts|backup|quick|commands|examples_run)")
+LONGEST = ("test_mysql_start test_build test_arch test_guests test_failover test_tools "
+           "test_mysql_failover fault-test_crash test_recipes test_pairing").split()
 
 
 def parts() -> list[tuple[str, list[str]]]:
@@ -99,9 +99,9 @@ def run(name: str, command: list[str]) -> tuple[int, int]:
 
 
 def run_all(chosen: list[tuple[str, list[str]]]) -> list[tuple[int, int]]:
-    """Two workers, for two cores, run what computes, and then help the other two.  These run what
-    waits, and nothing else: more than two parts that compute would keep each other from being in
-    time."""
+    """Two workers, for two cores, run what computes, and then help the other three.  These run
+    what waits, and nothing else: more than two parts that compute would keep each other from being
+    in time."""
     waiting, computing = collections.deque(), collections.deque()
     for part in chosen:
         (waiting if WAITS.match(part[0]) else computing).append(part)
@@ -118,9 +118,9 @@ def run_all(chosen: list[tuple[str, list[str]]]) -> list[tuple[int, int]]:
                 done.append(run(*part))
         return done
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        workers = [pool.submit(work, *queues)
-                   for queues in [(computing, waiting), (waiting,)] * 2]
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        workers = [pool.submit(work, *queues) for queues in
+                   [(computing, waiting), (waiting,)] * 2 + [(waiting,)]]
     return [numbers for each in workers for numbers in each.result()]
 
 
