@@ -244,6 +244,10 @@ def test_on_eks():
         assert one.do(last).endswith("COUNT(*)\n0\n")
         log = one.type("shell", "kubectl logs -n db mysql-0")
         assert "KAWS-123" in log and "KAWS-103" not in log and "KAWS-104" not in log
+        for command in ("kubectl describe pod -n db mysql-0", "kubectl delete pod -n db mysql-0"):
+            assert f"`{command}`" in QUICK
+            one.type("shell", command)
+        assert one.type("shell", 'sql "SELECT COUNT(*) FROM secret.t"') == "COUNT(*)\n0\n"
 
 
 @on_a_machine
@@ -259,6 +263,18 @@ def test_a_quick_start_that_lacks_a_block_fails():
             one.do(block)
         with pytest.raises(AssertionError, match="FAILED: install (.*\n)*.*FAILED: systemctl"):
             one.do(check)
+
+
+@on_a_machine
+def test_a_block_without_its_values_writes_nothing():
+    """As in a new session.  (A shell that is no person's even ends then.)"""
+    for block in BLOCKS:
+        if block.place == "server" and "install -" in block.text:
+            with reader() as one:
+                with pytest.raises(AssertionError, match="parameter null or not set"):
+                    one.do(block, *["install"] * block.text.count("/tmp/keyring_aws_conf /var"),
+                           *["rm"] * block.text.count("rm /tmp"))
+                assert one.machine.run("ls /*.cnf /*.my /etc/mysql/conf.d/*aws*").returncode == 2
 
 
 @on_a_machine

@@ -2,7 +2,7 @@
 """docker and kubectl, as far as the quick start needs them, for clean machines (machine.py).
 
     pod.py docker login|build|push ...      build: runs the last stage of the Dockerfile
-    pod.py kubectl apply|create|rollout|exec|logs ...
+    pod.py kubectl apply|create|delete|describe|exec|get|logs|rollout ...
     pod.py associate --cluster-name NAME ...    as `aws eks create-pod-identity-association`
 
 There is no container engine here and no cluster, but one machine.  So the machine's own system is
@@ -116,7 +116,8 @@ def remember(*made: dict) -> None:
 
 
 def kubectl(verb: str, *words: str) -> int:
-    options = {"apply": apply, "create": create, "rollout": rollout, "exec": execute, "logs": logs}
+    options = {"apply": apply, "create": create, "delete": delete, "describe": describe,
+               "exec": execute, "get": get, "logs": logs, "rollout": rollout}
     return options[verb](list(words)) or 0
 
 
@@ -130,8 +131,27 @@ def create(words: list[str]) -> None:
     kind, _, name, space, namespace, literal = words
     assert (kind, space, namespace) == ("secret", "-n", "db"), words
     assert f"Namespace/{namespace}" in objects(), "no such namespace"
+    if f"Secret/{name}" in objects():
+        sys.exit(f'Error from server (AlreadyExists): secrets "{name}" already exists')
     key, _, value = literal.removeprefix("--from-literal=").partition("=")
     remember({"kind": "Secret", "metadata": {"name": name}, "data": {key: value}})
+
+
+def delete(words: list[str]) -> None:
+    """The stateful set makes it again."""
+    assert words == ["pod", "-n", "db", "mysql-0"], words
+    stop()
+    start()
+
+
+def describe(words: list[str]) -> None:
+    assert words == ["pod", "-n", "db", "mysql-0"], words
+    print(f"Name: mysql-0\nStatus: {'Running' if running() else 'Pending'}")
+
+
+def get(words: list[str]) -> None:
+    assert words == ["storageclass"], words
+    print("NAME            PROVISIONER\nauto (default)  ebs.csi.aws.com")
 
 
 def rollout(words: list[str]) -> None:
