@@ -225,6 +225,34 @@ def no_keyring(stage: Stage) -> None:
     stage.db.start(*options)
 
 
+def no_exporter(stage: Watched) -> Case:
+    """The exporters are gone, and with them all that they gave."""
+    return Case("the exporters are gone", stage.cases[0].well, {}, ("KeyringNotWatched",))
+
+
+def check_what_monitor_may(stage: Watched) -> None:
+    """It is the exporters', so others may come to know its password."""
+    stage.start()
+    rights = [right for right, in stage.sql("SHOW GRANTS FOR monitor@localhost")]
+    assert [re.match("GRANT (.*?) TO", each)[1].replace("`", "") for each in rights] == [
+        "USAGE ON *.*", "SELECT ON performance_schema.error_log",
+        "SELECT ON performance_schema.keyring_component_status",
+        "EXECUTE ON FUNCTION monitor.keyring_probe"]
+
+
+def test_the_manual_s_thresholds_are_those_of_the_rules():
+    """Each time in the table is the time in the rule: how long it lasts, or is looked back."""
+    rules = dict(re.findall(r"(?ms)^  - alert: (\w+)$(.*?)(?=^  - alert|\Z)", RULES.read_text()))
+    rows = re.findall(r"(?m)^\| `(Keyring\w+)` \|.*?\|(.*?)\|", section(TITLE))
+    for name, threshold in rows:
+        for number, unit in re.findall(r"(\d+) (minute|second)", threshold):
+            forms = {"minute": rf"for: {number}m|\[{number}m\]|< {int(number) * 60}\b",
+                     "second": rf"> {number}e6"}
+            assert re.search(forms[unit], rules[name]), f"{name}: {threshold}"
+    _, minutes = re.findall("interval: (.*)m", QUERIES.read_text())
+    assert f"every {minutes} minutes" in section(TITLE)
+
+
 def test_the_alerts_with_the_component(tmp_path):
     with Watched("component", tmp_path, timeout=3000) as stage:
         kms, case = stage.kms, stage.case
@@ -243,8 +271,9 @@ def test_the_alerts_with_the_component(tmp_path):
         case("the server has no keyring", no_keyring, "KeyringAbsent", "KeyringProbeFails",
              "KeyringErrorLine")
         case("the server is down", lambda _: stage.db.stop(), "KeyringNotWatched")
-        judge(stage.cases, tmp_path)
+        judge([*stage.cases, no_exporter(stage)], tmp_path)
         assert named("sql_") == given(stage, "sql_")
+        check_what_monitor_may(stage)
 
 
 def test_the_alerts_with_the_plugin(tmp_path):
@@ -259,7 +288,7 @@ def test_the_alerts_with_the_plugin(tmp_path):
         case("a key is removed", lambda _: stage.remove("removed"), "KeyringKeysFewer")
         case("the plugin is gone", lambda _: stage.uninstall(), "KeyringAbsent",
              "KeyringProbeFails")
-        judge(stage.cases, tmp_path)
+        judge([*stage.cases, no_exporter(stage)], tmp_path)
         assert named("mysql_") <= given(stage, "mysql_")
 
 
