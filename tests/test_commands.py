@@ -18,10 +18,10 @@ from test_quick_start import Shell, on_a_machine
 
 HERE = Path(__file__).resolve().parent
 
-PROGRAMS = """apparmor_parser apt-get aws cat cc checkmodule chmod chown cp curl dmesg dnf docker
-    echo editor eksctl export findmnt for gcc grep head if install kubectl ln ls make mv mysql
-    mysqldump openssl restorecon rm scp sed semanage semodule semodule_package setsebool shred ssh
-    sudo systemctl tail tar terraform until""".split()
+PROGRAMS = """apparmor_parser apt-get aws cat cc checkmodule chmod chown cp curl dmesg dnf
+    docker echo editor eksctl export find findmnt for gcc grep head if install kubectl ln ls
+    make mv mysql mysqldump openssl python3 restorecon rm scp sed semanage semodule
+    semodule_package setsebool shred ssh sudo systemctl tail tar terraform until""".split()
 
 ELSEWHERE = (   # page, heading, and the tests that run the commands below it
     ("README", "Quick start", "test_quick_start.py"),
@@ -54,7 +54,7 @@ CANNOT = (      # a command, and why it cannot run here
 WORDS = {"ACCOUNT": "123456789012", "REGION": "eu-west-1", "HOME": "eu-west-1",
          "SECOND": "eu-central-1", "CLUSTER": "blue", "NAMESPACE": "db",
          "SERVICE_ACCOUNT": "mysql", "EXTERNAL_ID": "x7Qm2", "COPY": "/etc/hostname",
-         "FILE": "/etc/issue", "BYTE": "4"}
+         "FILE": "/etc/issue"}
 
 NOT_SHELL = re.compile(         # how a block begins that has no commands: SQL, a file, what is seen
     r"[A-Z]{3,} |[{\[\"/]|[a-z_]+ += |kaws_|kms[.]")

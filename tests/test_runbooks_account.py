@@ -103,7 +103,8 @@ def test_the_credentials_leaked(account):
         book.run("Inactive")
         assert account.active() == {new[0]}
         account.tell()
-        book.sql(ROTATE)
+        book.run("ROTATE INNODB MASTER KEY")
+        assert machine.kms.log()["requests"][-1]["access_key_id"] == new[0]
         book.run("delete-access-key")
         book.run("AttributeKey=AccessKeyId")
         master, before = sealed_key(machine)
@@ -215,6 +216,7 @@ def test_decommission(account):
         assert book.run("CREATE_OPTIONS") == "d\tt"
         book.run("ALTER TABLE d.t")
         assert "mysql" in book.run("INNODB_TABLESPACES")
+        assert "INNODBKey-" in book.run("keyring_keys")
         book.run("ALTER TABLESPACE mysql")
         book.run("SET INACTIVE")
         book.empty("innodb_undo_001")

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from manual import section
 from runbook import Machine
 
 pytestmark = pytest.mark.needs("quotes")        # the messages are those of 9.7
@@ -31,6 +32,9 @@ def test_the_key_is_disabled(machine):
         book.run("enable-key")
         book.run("ROTATE INNODB MASTER KEY")
         assert book.sql("SELECT * FROM d.t", fails=True).startswith("error 3185")
+        told = book.sql("CHECK TABLE d.t")
+        for quote in ("Can't find master key", "missing, corrupt or contains bad data", "Corrupt"):
+            assert quote in told and f"`{quote}" in section("Runbooks")
         book.run("systemctl restart mysql")
         assert machine.rows_of() == [1]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -99,20 +100,27 @@ def test_an_upgrade_of_the_plugin(machine):
 
 def test_from_the_plugin_to_the_component():
     with Machine("plugin") as machine:
-        file = machine.root / "etc/mysql/my.cnf"
+        file = machine.root / "etc/mysql/mysql.cnf"     # as Debian has it
+        name = file.with_name("my.cnf")
+        name.symlink_to(file.name)
         file.write_text("[mysqld]\n" + "".join(f"{each.removeprefix('--')}\n" for each in
                                                plugin_options(machine.settings)))
         file.write_text(re.sub("(?m)^keyring-aws-.*?=", lambda name: name[0].replace("-", "_"),
                                file.read_text()))
         options = machine.db._options()
-        machine.db._options = lambda: [f"--defaults-file={file}", *options[1:]]
+        machine.db._options = lambda: [f"--defaults-file={name}", *options[1:]]
         machine.my_cnf = True
         machine.begin()
         (machine.db.plugin_dir / f"{COMPONENT}.so").unlink()
         with machine.play("From the plugin to the component") as book:
             keys = len(machine.entries())
-            book.run("systemctl stop mysql")
+            written = file.read_text()
+            assert book.run("FILES").strip() == str(file)
+            assert "none is left" in book.run("systemctl stop mysql")
             assert "keyring" not in file.read_text() and "[mysqld]" in file.read_text()
+            assert name.is_symlink()
+            with tarfile.open(machine.safe / "my.cnf.tar") as kept:
+                assert kept.extractfile(str(file).lstrip("/")).read().decode() == written
 
             def type_settings(_: str) -> str:
                 made = json.loads(book.text('"cmk_id"').replace("KEY", machine.key).replace(

@@ -54,7 +54,6 @@ owner() {       # runs a command without the options that name an owner
 install() { owner install "$@"; }
 chown() { owner chown "$@"; }
 sudo() { shift 2; "$@"; }
-pidof() { cat "$PID_FILE"; }
 scp() { cp "$1" "$OTHER_MACHINE${2#*:"$ROOT"}"; }
 """
 
@@ -243,8 +242,7 @@ class Play:
         machine = self.machine
         return {"PATH": f"{machine.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8",
                 "HOME": f"{machine.root}/root", "MYSQL_UNIX_PORT": str(machine.db.socket),
-                "PID_FILE": str(machine.db.scratch / "pid"), "OTHER_MACHINE": str(self.other),
-                "ROOT": str(machine.root),
+                "OTHER_MACHINE": str(self.other), "ROOT": str(machine.root),
                 "CURL_CA_BUNDLE": str(machine.certs.ca), "AWS_ACCESS_KEY_ID": machine.admin[0],
                 "AWS_SECRET_ACCESS_KEY": machine.admin[1], "AWS_EC2_METADATA_DISABLED": "true",
                 "AWS_PAGER": ""}
