@@ -336,6 +336,62 @@ def test_no_two_headings_of_the_manual_are_the_same():
     assert sorted(heads) == sorted(set(heads))
 
 
+# ---- what no command would show ----------------------------------------------------------------
+
+MODES = (       # what is installed, or where to: the first that fits tells the owners and the mode
+    (r"[.]so\b|/plugin/$", "(644|755)"), (r"\$SAFE$", "-m 700"),
+    (r"mysql-aws$", "-o mysql -g mysql -m 700"), (r"mysql-keyring$", "-o mysql -g mysql -m 750"),
+    (r"[.]copy$|[.]last\b", "-m 600"),
+    (r"component_keyring_aws[.]cnf$|\$CNF$|\$SETTINGS\b", "-o root -g mysql -m 640"),
+    (r"\$DATA$|keyring_aws_(data|conf)\b|mysql-keyring/", "-o mysql -g mysql -m 600"),
+    (r"mysqld[.]my|[.]conf$|/keyring_aws[.]cnf$", "-m 644"))
+
+
+def test_what_is_installed_is_read_only_by_whom_it_is_for():
+    """A command with another mode would work as well."""
+    lines = re.findall(r"(?m)^ {4,}(install -.*)", re.sub(r"\\\n *", "", MANUAL))
+    assert len(lines) > 25
+    for line in lines:
+        fits = [mode for what, mode in MODES if re.search(what, line.partition(" <<")[0])]
+        assert fits and re.search(fits[0], line), line
+
+
+CONFINES = (    # lines without which all works, and more is allowed
+    ("keyring_aws.service.conf", """LimitCORE=0 ProtectSystem=strict ProtectHome=yes
+        PrivateDevices=yes ProtectKernelTunables=yes ProtectKernelModules=yes ProtectKernelLogs=yes
+        ProtectControlGroups=yes NoNewPrivileges=yes CapabilityBoundingSet= RestrictNamespaces=yes
+        RestrictSUIDSGID=yes MemoryDenyWriteExecute=yes SystemCallFilter=@system-service"""),
+    ("kubernetes.yaml", """automountServiceAccountToken:false readOnlyRootFilesystem:true
+        allowPrivilegeEscalation:false runAsNonRoot:true"""))
+
+
+def test_no_line_that_confines_the_server_is_lost():
+    for name, wanted in CONFINES:
+        text = (TOP / "tests/package/examples" / name).read_text().replace(": ", ":")
+        lines = {line.strip() for line in text.splitlines()}
+        assert not {*wanted.split()} - lines, name
+
+
+def test_nowhere_does_the_manual_advise_what_loses_rows():
+    before = re.findall(r"(\w+ \w+) `?innodb_force_recovery", " ".join(MANUAL.split()))
+    assert len(before) > 4 and {*before} == {"Never set", "not set"}
+
+
+def test_the_manual_names_variables_of_terraform_that_are_there():
+    terraform = (TOP / "tests/package/examples/main.tf").read_text()
+    named = set(re.findall(r'-var "?(\w+)=', MANUAL))
+    assert named == set(re.findall(r'(?m)^variable "(\w+)"', terraform)) - {"name"}
+
+
+def test_the_readme_counts_requests_as_the_page_on_sizing_does():
+    """That page's table is tried on servers."""
+    start, rotation = (re.search(rf"(?m)^\| {what} \| (.*?) \|", MANUAL)[1] for what in (
+        "the server starts", "the InnoDB master key is rotated"))
+    text = " ".join(section("Sizing", README.read_text()).split())
+    assert f"encrypted tables takes {start} requests" in text
+    assert f"rotation of the master key {rotation}:" in text
+
+
 # ---- every line for the log is explained --------------------------------------------------------
 
 def logged_lines() -> list[messages.Message]:
