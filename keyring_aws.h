@@ -15398,8 +15398,8 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
     if (size == 0)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
                              "bytes), and a keyring never is: restore it from "
-                             "a backup, or remove it to begin a new keyring",
-                             name);
+                             "a backup; only if it has had no key yet, remove "
+                             "it", name);
     if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
                                    "keyring_aws: its name may be wrong", err);

@@ -887,7 +887,7 @@ test_refused(void **state)
     laid l;
 
     lay_three(&l);
-    expect_refused(w, &l, 0, "remove it to begin a new keyring");
+    expect_refused(w, &l, 0, "only if it has had no key yet, remove it");
     expect_refused(w, &l, 79, "not a data file of keyring_aws");
     expect_refused(w, &l, l.len - 1, "more was written and acknowledged");
     l.at[0] ^= 1;
