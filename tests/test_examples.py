@@ -391,7 +391,7 @@ def check_pod(objects: dict[str, dict], folder: Path) -> None:
     ((file, text),) = config["data"].items()
     assert json.loads(text)["data_file"] == f"{KEYRING}/keyring_aws_data"
     docker = (folder / "Dockerfile").read_text()
-    place = re.search(rf"ln -s (\S+)/{re.escape(file)} /usr/lib64/mysql/plugin/\n", docker)[1]
+    place = re.search(rf"ln -sf? (\S+)/{re.escape(file)} /usr/lib64/mysql/plugin/\n", docker)[1]
     assert "subPath" not in mounts[place] and mounts[place]["readOnly"]
     assert volumes[mounts[place]["name"]]["configMap"]["name"] == config["metadata"]["name"]
     assert f"-t {container['image']} " in docker
