@@ -182,6 +182,14 @@ def test_each_policy_of_the_readme_allows_just_what_is_needed():
             } == POLICIES
 
 
+def test_the_quick_start_s_policies_are_those_of_the_examples():
+    found = re.findall(r'(?ms)<<END\n *({ "Version".*?)^ *END$', section("Quick start"))
+    given = [json.loads(re.sub(r"\$KEY|\${KEY:[?]}", "KEY", text)) for text in found]
+    examples = TOP / "tests/package/examples"
+    assert given == [json.loads((examples / name).read_text())
+                     for name in ("policy.json", "trust-ec2.json")]
+
+
 def test_moto_takes_the_policies_of_the_readme():
     """It checks what AWS's grammar says of them, as it then refuses each with a mistake in it."""
     certs = certificates()

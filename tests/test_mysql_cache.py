@@ -55,6 +55,7 @@ def test_what_a_start_and_a_rotation_ask_for(stage):
         print(f"cache {seconds} s: start {started}, rotation {rotated}, after kill -9 {recovered}")
         assert least <= started <= most and least <= rotated <= most
         assert least <= recovered <= 2 * most
+        assert not seconds or (started, rotated, recovered) == (3, 2, 3), "the page on sizing"
         assert (hits >= 2 * TABLES) == (seconds > 0)
     assert not stage.said("ERROR")
 

@@ -58,8 +58,8 @@ def test_each_block_has_a_place_and_a_heading():
     assert {block.head for block in BLOCKS} == {*FIRST, EC2, OLD, EKS}
     assert {block.place for block in BLOCKS} == {"shell", "server"}
     assert len(QUICK.splitlines()) <= 260
-    for program in STAND_INS:           # else it would not be needed
-        assert re.search(rf"(?m)^ .*\b{program} ", QUICK), program
+    for program in STAND_INS:           # needed, and the reader is told
+        assert re.search(rf"(?m)^ .*\b{program} ", QUICK) and f"`{program}`" in QUICK, program
     for head in (EC2, OLD):
         places = [block.place for block in BLOCKS if block.head == head]
         assert places[:3] == ["shell", "shell", "server"] and set(places[3:]) == {"server"}
@@ -104,7 +104,7 @@ class Reader:
         self.machine = machine
         self.shells = {"shell": Shell(machine, folder),
                        "server": Shell(machine, f"{HOME}/keyring_aws")}
-        self.said = self.key = ""
+        self.said = self.everything = self.key = ""
         self.values = {"INSTANCE": machine.file(f"{HOME}/instance").read_text().strip(),
                        "SERVER": "me@db1"}
 
@@ -121,6 +121,7 @@ class Reader:
         start = time.monotonic()
         self.said = self.shells[block.place].run(text)
         print(f"---- {block.head}, {block.place}, {time.monotonic() - start:.1f} s\n{self.said}")
+        self.everything += self.said
         failed = re.findall(r"(?m)^FAILED: (.*)$", self.said)
         assert len(failed) == len(failing) and all(map(str.startswith, failed, failing)), self.said
         if told := re.search(r"(?m)^KEY=(arn:\S+)$", self.said):   # the reader pastes that line
@@ -225,8 +226,11 @@ def test_with_the_plugin():
         assert one.do(last).endswith("COUNT(*)\n0\n")
         check_server(one, "keyring_aws.so")
         assert log_lines(one).count("[KAWS-123]") == 1 and "[ERROR]" not in one.said
-        left = one.machine.run("ls ~/shell /tmp; cat ~/shell/*").stdout
-        assert "keyring_aws_conf" not in left, "the secret is in one place only"
+        kept = "/var/lib/mysql-keyring/keyring_aws_conf"
+        secret = one.machine.run(f"sed -n 2p {kept}").stdout.strip()
+        assert len(secret) > 20 and secret not in one.everything
+        places = one.machine.run(f"grep -rlF -e '{secret}' /root /home /tmp {kept}").stdout
+        assert places.split() == [kept], "the secret is in one place only"
         done = one.machine.run("systemctl stop mysql; mv /var/lib/mysql-keyring/*data ~/;"
                                " systemctl start mysql")
         assert done.returncode == 1
@@ -242,6 +246,8 @@ def test_on_eks():
         one.do(check)
         check_rows(one, "the container")
         assert one.do(last).endswith("COUNT(*)\n0\n")
+        assert '"create": false' in one.type("shell", "kubectl exec -n db mysql-0 -- cat"
+                                             " /etc/mysql-keyring/component_keyring_aws.cnf")
         log = one.type("shell", "kubectl logs -n db mysql-0")
         assert "KAWS-123" in log and "KAWS-103" not in log and "KAWS-104" not in log
         for command in ("kubectl describe pod -n db mysql-0", "kubectl delete pod -n db mysql-0"):
@@ -261,7 +267,7 @@ def test_a_quick_start_that_lacks_a_block_fails():
             one.do(user)
         for block in (region, create):
             one.do(block)
-        with pytest.raises(AssertionError, match="FAILED: install (.*\n)*.*CONF: parameter null"):
+        with pytest.raises(AssertionError, match="cannot (.*\n)*.*CONF: parameter null"):
             one.do(check)
 
 
@@ -272,9 +278,10 @@ def test_a_block_without_its_values_writes_nothing():
         if block.place == "server" and "install -" in block.text:
             with reader() as one:
                 with pytest.raises(AssertionError, match="parameter null or not set"):
-                    one.do(block, *["install"] * block.text.count("/tmp/keyring_aws_conf /var"),
-                           *["rm"] * block.text.count("rm /tmp"))
-                assert one.machine.run("ls /*.cnf /*.my /etc/mysql/conf.d/*aws*").returncode == 2
+                    one.do(block)
+                written = one.machine.run("find / -maxdepth 1 -name '*.cnf' -o -maxdepth 1 -name"
+                                          " '*.my'; find /etc/mysql -name '*aws*'").stdout
+                assert not written
 
 
 @on_a_machine

@@ -89,7 +89,7 @@ include <tunables/global>
 
 POD = f'exec python3 {HOME}/keyring_aws/tests/hosts/pod.py'
 STAND_INS = {   # programs that cannot run here: why not, and a script that is there instead
-    "scp": ("there is no other machine: it copies", 'exec cp "$1" "${2#*:}"'),
+    "scp": ("there is no other machine: it copies", 'to=${2#*:}; exec cp "$1" "${to:-$HOME/}"'),
     "apparmor_parser": ("not every kernel has AppArmor: it parses, and loads nothing",
                         'exec /usr/sbin/apparmor_parser -Q -K "$@"'),
     "docker": ("there is no container engine: it makes this machine the image",

@@ -32,7 +32,6 @@ import yaml
 STATE, ROOT, LOG = Path("/srv/objects"), Path("/srv/root"), Path("/srv/log")
 VOLUMES, PID = Path("/srv/volumes"), Path("/srv/pid")
 TOKEN = "/run/secrets/pods.eks.amazonaws.com/serviceaccount/eks-pod-identity-token"
-PLUGINS = Path("/usr/lib/mysql/plugin")
 MY_CNF = """\
 [mysqld]
 datadir = /var/lib/mysql
