@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from kms_emulator import ACCOUNT, MULTI_REGION_ID
 from manual import section
 from runbook import Machine
 
@@ -60,6 +61,56 @@ def test_the_key_is_pending_deletion(machine):
         book.run("ROTATE INNODB MASTER KEY")
         book.run("ScheduleKeyDeletion")
         assert machine.rows_of() == [1]
+
+
+OTHER = "eu-west-1"
+
+
+class FarMachine(Machine):
+    """Its KMS key has a replica in another region, and no endpoint is set for all regions."""
+
+    def settings_file(self, **ours: object) -> dict:
+        file = super().settings_file(failover_regions=(
+            f"us-east-1={self.kms.url}, {OTHER}={self.other.url}"), **ours)
+        del file["keyring_aws"]["endpoint"]
+        return file
+
+
+def test_the_key_s_region_is_down():
+    """Its replica answers, then encrypts, too, and gives way when the region is back."""
+    with FarMachine() as machine, machine.kms.sister(OTHER) as machine.other:
+        machine.key = machine.kms.add_key("us-east-1", ACCOUNT, MULTI_REGION_ID)
+        replica = machine.kms.replicate(machine.key, OTHER)
+        machine.begin().kms.stop()
+        with machine.play("The KMS key's region is down") as book:
+            assert book.sql(MAKE) == "" and machine.rows_of() == [1]
+            book.sees(machine.log())
+            rows = dict(row.split("\t") for row in book.run("Region_in_use").splitlines())
+            assert (rows["Region"], rows["Region_in_use"]) == ("us-east-1", OTHER)
+            assert int(rows["Failovers"]) > 0
+            book.run("ROTATE INNODB MASTER KEY")
+            number, text = machine.refused("SELECT keyring_aws_rotate_keys()")
+            assert number == 3198 and "us-east-1" in text
+            book.run("editor", editor=lambda text: text.replace(machine.key, replica))
+            book.run("RELOAD")
+            assert replica in {each.arn for each in machine.entries().values()}
+            machine.systemctl("restart")
+            assert machine.rows_of() == [1]
+            machine.kms.start()
+            time.sleep(5)
+            book.run("editor", editor=lambda text: text.replace(replica, machine.key))
+            book.run("rotate_keys")
+            assert {each.arn for each in machine.entries().values()} == {machine.key}
+            machine.kms.stop()
+            machine.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+            machine.kms.start()
+            (again,) = book.blocks
+            book.run("ROTATE INNODB MASTER KEY")
+            for _ in range(4):
+                if machine.rows()["Region_in_use"] != "us-east-1":
+                    time.sleep(5)
+                    book.sql(again)
+            assert machine.rows()["Region_in_use"] == "us-east-1" and "[KAWS-171]" in machine.log()
 
 
 LOGS = ("innodb_redo_log_encrypt", "innodb_undo_log_encrypt", "binlog_encryption")
