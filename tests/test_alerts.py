@@ -18,7 +18,7 @@ import pytest
 
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, KEY_ARN, MULTI_REGION_ID, REGION, SECRET,
                           Emulator)
-from manual import TOP, section
+from manual import TOP, command, section
 from mysql_fixtures import RELOAD, Stage, wait_for
 from servers import _end, _spawn, certificates, run_in_tree
 
@@ -27,7 +27,6 @@ pytestmark = pytest.mark.needs("components")
 TITLE = "What to alert on"
 EXAMPLES = TOP / "tests" / "package" / "examples"
 RULES, QUERIES = EXAMPLES / "alerts.yaml", EXAMPLES / "sql_exporter.yaml"
-ACCOUNTS = EXAMPLES / "monitor.sql"
 ALERTS = re.findall(r"(?m)^  - alert: (\w+)$", RULES.read_text())
 OTHER = "eu-central-1"
 METRIC = re.compile(r"(?m)^((?:sql_keyring_aws|sql_exporter_last_scrape|mysql_up|"
@@ -92,8 +91,8 @@ class SqlExporter(Exporter):
         text = QUERIES.read_text().replace("PASSWORD", "secret")
         text = text.replace("/run/mysqld/mysqld.sock", str(stage.db.socket))
         (folder / "queries.yaml").write_text(re.sub(r"(?m)^(  interval:) .*", r"\1 200ms", text))
-        super().__init__("prometheus-sql-exporter", folder,
-                         f"--config.file={folder / 'queries.yaml'}")
+        program, config, _ = command(TITLE, "prometheus-sql-exporter --")
+        super().__init__(program, folder, config.replace(QUERIES.name, f"{folder}/queries.yaml"))
 
     def runs(self) -> dict[str, int]:
         return {query: int(count) for query, count in re.findall(
@@ -111,9 +110,10 @@ class SqlExporter(Exporter):
 def accounts(stage: Stage) -> None:
     """The example's, for the exporters; the functions of keyring_udf are there."""
     stage.install_functions()
-    text = ACCOUNTS.read_text()
+    program, _, file = command(TITLE, "mysql < ")
+    text = (EXAMPLES / file).read_text()
     assert text.count("'PASSWORD'") == 1
-    argv, env = run_in_tree("mysql", "--no-defaults", f"--socket={stage.db.socket}", "-uroot")
+    argv, env = run_in_tree(program, "--no-defaults", f"--socket={stage.db.socket}", "-uroot")
     run = subprocess.run(argv, env=env, input=text.replace("'PASSWORD'", "'secret'"), text=True,
                          capture_output=True)
     assert run.returncode == 0, run.stderr

@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT
-from manual import section
+from manual import command, section
 from mysql_fixtures import Stage
 from servers import run_in_tree
 
@@ -135,10 +135,10 @@ def machine(source: Stage, tables: Path, keyring: Path | None, **settings: objec
 
 
 def put(keyring: Path, target: Stage) -> None:
-    """As the manual's `install` does."""
-    target.data.unlink(missing_ok=True)
-    shutil.copy(keyring, target.data)
-    target.data.chmod(0o600)
+    """By the manual's `install`; but there may be no account named mysql."""
+    program, _, owner, _, group, *mode, _, _ = command("Backup", "install -o mysql")
+    assert owner == group == "mysql" and mode == ["-m", "600"]
+    subprocess.run([program, *mode, keyring, target.data], check=True)
 
 
 def no_start(target: Stage, *options: str) -> str:

@@ -1,6 +1,5 @@
 """Every command in the README and the man pages is run: here, or by a test that is named here, or
-else the reason is here why it cannot be.  (The tests of the quick starts, the runbooks and
-CloudFormation read the text; those of migration, backup and alerts run the same command.)
+else the reason is here why it cannot be.  (The tests that are named read the text, too.)
 
 Blocks of shell commands are read, and code within the text that is a command with options.  What is
 run here is run on a clean machine (machine.py), by root with an administrator's credentials: the
@@ -41,6 +40,7 @@ CANNOT = (      # a command, and why it cannot run here
     (r"dnf |restorecon |semanage |setsebool |semodule ", "Debian has no SELinux"),
     (r"checkmodule |semodule_package ", "test_examples.py runs it where it is installed"),
     (r"kubectl |eksctl |docker ", "there is no cluster and no container engine"),
+    (r"terraform ", "Debian has no Terraform; test_examples.py parses main.tf"),
     (r"editor ", "a person types what stands below it"),
     (r"systemctl (edit|daemon-reload)", "there is no systemd; test_examples_run.py runs one"),
     (r"sudo -u mysql env \S+ aws (configure sso|login)", "a person logs in, by a browser"),

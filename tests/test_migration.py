@@ -20,9 +20,11 @@ import pytest
 from conftest import LONG
 from demo import read_data_file
 from kms_emulator import unseal
+from manual import command
 from mysql_fixtures import COMPONENT, NO_SCHEMA, QUICK, Stage, component_settings
 from servers import clean_environment, run_in_tree
 
+CHAPTER, TOOL = "From one keyring to another", "mysql_migrate_keyring"
 FILE = "component_keyring_file"
 COUNT = 10000 if LONG else 200
 DATA_KEY = "GenerateDataKeyWithoutPlaintext"
@@ -86,17 +88,18 @@ class Place(Stage):
 
     def tool(self, source: str, destination: str, *options: object) -> Run:
         """mysql_migrate_keyring, from a component to another."""
-        args = ["--no-defaults", f"--component-dir={self.db.plugin_dir}",
-                f"--source-keyring={source}", f"--destination-keyring={destination}",
-                *map(str, options)]
+        ends = {"--component-dir": self.db.plugin_dir, "--source-keyring": source,
+                "--destination-keyring": destination}
+        named = [each.partition("=")[0] for each in command(CHAPTER, f"sudo -u mysql {TOOL}")[4:]]
+        args = ["--no-defaults", *(f"{name}={ends[name]}" for name in named), *map(str, options)]
         program = self.db.mysqld.program
         if program:
-            program = program.parent / "mysql_migrate_keyring"
+            program = program.parent / TOOL
             if not program.exists():
                 pytest.skip(f"there is no {program}")
             argv, env = [str(program), *args], clean_environment()
         else:
-            argv, env = run_in_tree("mysql_migrate_keyring", *args)
+            argv, env = run_in_tree(TOOL, *args)
         start = time.monotonic()
         done = subprocess.run(argv, env=env, text=True, errors="replace", check=False,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
@@ -110,6 +113,9 @@ class Place(Stage):
                  if end != "keyring_aws"]
         names = [f"--keyring-migration-{role}={end}.so"
                  for role, end in zip(("source", "destination"), ends)]
+        if ends == ("keyring_aws", COMPONENT):          # as the manual has it of another plugin
+            assert [*modes, *names] == [each.replace("keyring_file", "keyring_aws") for each in
+                                        command(CHAPTER, "sudo -u mysql mysqld ")[5:]]
         plain = [each for each in self.db._options()
                  if not each.startswith(("--innodb", "--loose"))]
         ours = [f"--keyring-aws-{name.replace('_', '-')}={value}" for name, value in

@@ -3,9 +3,11 @@
     read(page)                  a page, in which fenced commands are indented, as all others are
     section("Backup")           the text below a heading, with its subsections
     blocks(text)                indented blocks of code, each with the heading that it stands below
+    command("Backup", "cp ")    the words of the command that begins so, below a heading
 """
 
 import re
+import shlex
 from pathlib import Path
 
 TOP = Path(__file__).resolve().parents[2]
@@ -38,3 +40,12 @@ def blocks(text: str = MANUAL) -> list[tuple[str, str]]:
         if lines.strip():
             made.append((head, re.sub("(?m)^    ", "", lines).strip("\n")))
     return made
+
+
+def command(title: str, start: str) -> list[str]:
+    """The words of a command, in a block or within the text, as a shell reads them."""
+    text = re.sub(r"\\\n *", "", section(title))
+    lines = [line.strip() for line in text.splitlines() if line.startswith("    ")]
+    spans = [" ".join(each.split()) for each in re.findall(r"`([^`]+)`", text)]
+    (found,) = [each for each in lines + spans if each.startswith(start)]
+    return shlex.split(found)
