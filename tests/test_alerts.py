@@ -111,6 +111,7 @@ def accounts(stage: Stage) -> None:
     """The example's, for the exporters; the functions of keyring_udf are there."""
     stage.install_functions()
     program, _, file = command(TITLE, "mysql < ")
+    assert file == "monitor.sql"
     text = (EXAMPLES / file).read_text()
     assert text.count("'PASSWORD'") == 1
     argv, env = run_in_tree(program, "--no-defaults", f"--socket={stage.db.socket}", "-uroot")
