@@ -338,6 +338,14 @@ def test_the_readme_names_every_page_and_chapter():
         assert f"tests/package/man/{page.name}" in text, page.name
 
 
+def test_each_chapter_of_the_readme_names_its_page():
+    """The library's is the header."""
+    *chapters, licence = re.split(r"(?m)^## ", README.read_text())[1:]
+    assert licence.startswith("Licence") and len(chapters) > 9
+    for chapter in chapters:
+        assert re.search(r"keyring_aws[\w-]*\(7\)\]\[|`keyring_aws[.]h`", chapter), chapter[:40]
+
+
 def test_no_two_headings_of_the_manual_are_the_same():
     """Each text below a heading is found by its words alone."""
     heads = re.findall(r"^##+ (.*)", MANUAL, re.M)
