@@ -254,6 +254,19 @@ def test_the_manual_s_thresholds_are_those_of_the_rules():
     assert f"every {minutes} minutes" in section(TITLE)
 
 
+@pytest.mark.parametrize("time, requests", [
+    ('sql_keyring_aws_figure{figure="kms_time"}', 'sql_keyring_aws_figure{figure="kms_requests"}'),
+    ("mysql_global_status_keyring_aws_kms_time", "mysql_global_status_keyring_aws_kms_requests")])
+def test_counters_that_begin_again_are_not_slow(tmp_path, time, requests):
+    """A restart or RELOAD may come to as many requests as there had been: no request is seen."""
+    def case(then: str, made: str, *alerts: str) -> Case:
+        return Case(f"{then} us, {made} requests", {time: "40000", requests: "2"},
+                    {time: then, requests: made}, alerts)
+
+    judge([case("30000", "2"), case("60000", "2"), case("30000", "1"), case("1940000", "4"),
+           case("2140000", "4", "KeyringKmsSlow")], tmp_path)
+
+
 def test_the_alerts_with_the_component(tmp_path):
     with Watched("component", tmp_path, timeout=3000) as stage:
         kms, case = stage.kms, stage.case
