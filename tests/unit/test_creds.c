@@ -180,11 +180,57 @@ typedef struct giver {
     int     same;                 /* 1: it gives what it gave before          */
     int64_t life;                 /* seconds; 0: they do not expire           */
     const char *fails;            /* NULL: it works                           */
-    int     slow;                 /* it takes this long, in real ms           */
+    int     slow;                 /* it takes this long, in real ms; and that */
+    int     held;                 /* begins when this is 0, and               */
+    int     here, gone;           /* so many threads have come to sign, and   */
+    int     want_here, want_gone; /* have signed                              */
     int     inside, at_most;      /* threads that are in it                   */
     int     cancels;              /* it is cancelled meanwhile                */
     char    id[32], secret[32], token[32];
 } giver;
+
+
+/* Waits until it is no longer held, and the threads have come or gone. */
+static void
+giver_waits(giver *g)
+{
+    int i, ready = 0;
+
+    for (i = 0; i < 20000 && !ready; i++) {
+        pthread_mutex_lock(&g->lock);
+        ready = !g->held && g->here >= g->want_here &&
+                g->gone >= g->want_gone;
+        pthread_mutex_unlock(&g->lock);
+        if (!ready)
+            usleep(1000);
+    }
+}
+
+
+/* Adds to one of its numbers, which threads share. */
+static void
+giver_counts(giver *g, int *number, int more)
+{
+    pthread_mutex_lock(&g->lock);
+    *number += more;
+    pthread_mutex_unlock(&g->lock);
+}
+
+
+/* Returns when a thread is in it. */
+static void
+giver_is_asked(giver *g)
+{
+    int i, asked = 0;
+
+    for (i = 0; i < 20000 && !asked; i++) {
+        usleep(1000);
+        pthread_mutex_lock(&g->lock);
+        asked = g->inside;
+        pthread_mutex_unlock(&g->lock);
+    }
+    assert_int_equal(asked, 1);
+}
 
 
 static int
@@ -199,10 +245,9 @@ giver_gives(void *ctx, kaws_creds_wanted *wanted)
     g->inside++;
     g->at_most = g->inside > g->at_most ? g->inside : g->at_most;
     pthread_mutex_unlock(&g->lock);
+    giver_waits(g);
     usleep((useconds_t)g->slow * 1000);
-    pthread_mutex_lock(&g->lock);
-    g->inside--;
-    pthread_mutex_unlock(&g->lock);
+    giver_counts(g, &g->inside, -1);
     if (wanted->cancelled != NULL && wanted->cancelled(wanted->cancelled_arg))
         return 1;
     if (g->fails != NULL) {
@@ -458,6 +503,7 @@ signing_thread(void *arg)
                         .left_ms = one->left_ms, .cancel = one->cancel };
 
     pthread_barrier_wait(one->start);
+    giver_counts(one->g, &one->g->here, 1);
     if (one->told)
         one->newer = kaws__creds_renew(&one->g->c, &seek, one->generation,
                                        one->told_before);
@@ -467,11 +513,12 @@ signing_thread(void *arg)
     if (!one->told && one->status == KAWS_OK)
         kaws__creds_signer(&one->g->c, "20261118T110640Z", "eu-west-1",
                            &one->s);
+    giver_counts(one->g, &one->g->gone, 1);
     return NULL;
 }
 
 
-/* All at once; `first` comes 50 ms before the others. */
+/* All at once; `first` asks before the others come. */
 static void
 all_sign(giver *g, signing all[THREADS], int told, const kaws__cancel *first)
 {
@@ -480,6 +527,7 @@ all_sign(giver *g, signing all[THREADS], int told, const kaws__cancel *first)
 
     pthread_barrier_init(&start, NULL, THREADS - (first != NULL));
     pthread_barrier_init(&alone, NULL, 1);
+    g->here = g->gone = 0;
     for (i = 0; i < THREADS; i++) {
         all[i] = (signing){ .g = g, .start = &start, .told = told,
                             .generation = g->c.secrets->signer.generation,
@@ -492,7 +540,7 @@ all_sign(giver *g, signing all[THREADS], int told, const kaws__cancel *first)
     for (i = 0; i < THREADS; i++) {
         pthread_create(&all[i].thread, NULL, signing_thread, &all[i]);
         if (i == 0 && first != NULL)
-            usleep(50000);
+            giver_is_asked(g);
     }
     for (i = 0; i < THREADS; i++)
         pthread_join(all[i].thread, NULL);
@@ -513,14 +561,17 @@ test_one_asks(void **state)
     int i, round, old;
 
     giver_begin(&g, w, 3600);
+    g.slow = 200;
     for (round = 0; round < 4; round++) {
         g.fails = round == 2 ? "no" : NULL;
-        g.slow = round == 2 ? 700 : 200;  /* all are there before it ends     */
         w->f.now_ms += round == 3 ? 3300000 : round > 0 ? 3600000 : 0;
         if (round == 3) {
+            g.want_here = 0;
             signs(&g, 0, 4, 4);
             w->f.now_ms += 3300000;
         }
+        g.want_here = round < 3 ? THREADS : 0;
+        g.want_gone = round == 3 ? THREADS - 1 : 0;
         all_sign(&g, all, 0, NULL);
         assert_int_equal(g.calls, round == 3 ? 5 : round + 1);
         for (i = old = 0; i < THREADS; i++) {
@@ -588,6 +639,7 @@ test_the_first_leaves(void **state)
 
     giver_begin(&g, w, 3600);
     g.slow = 200;
+    g.want_here = THREADS;
     all_sign(&g, all, 0, &cancel);
     assert_int_equal(all[0].status, KAWS_CANCELLED);
     assert_int_equal(g.calls, 2);
@@ -611,10 +663,10 @@ test_waiting_ends(void **state)
 
     pthread_barrier_init(&alone, NULL, 1);
     giver_begin(&g, w, 3600);
-    g.slow = 1000;
+    g.held = 1;
     slow.g = &g;
     pthread_create(&slow.thread, NULL, signing_thread, &slow);
-    usleep(50000);
+    giver_is_asked(&g);
     seek.left_ms = 100;
     EXPECT(w, KAWS_NETWORK, "no AWS credentials have come: another thread has "
            "been asking the program for them for 100 ms",
@@ -624,6 +676,7 @@ test_waiting_ends(void **state)
     seek.cancel = cancel;
     EXPECT(w, KAWS_CANCELLED, "while it waited for the credentials",
            kaws__creds_ready(&g.c, &seek, KAWS__TO_SIGN, &w->err));
+    giver_counts(&g, &g.held, -1);
     pthread_join(slow.thread, NULL);
     assert_int_equal(slow.status, KAWS_OK);
     assert_int_equal(g.calls, 1);
