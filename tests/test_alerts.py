@@ -8,7 +8,6 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import urllib.request
 from pathlib import Path
@@ -20,7 +19,7 @@ from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, KEY_ARN, MULTI_REGION_ID, REGI
                           Emulator)
 from manual import TOP, command, section
 from mysql_fixtures import RELOAD, Stage, wait_for
-from servers import _end, _spawn, certificates, run_in_tree
+from servers import _end, _spawn, certificates, free_port, run_in_tree
 
 pytestmark = pytest.mark.needs("components")
 
@@ -59,9 +58,7 @@ class Exporter:
     """A program that gives a server's state as metrics."""
 
     def __init__(self, program: str, folder: Path, *args: object) -> None:
-        with contextlib.closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         argv, env = run_in_tree(program, *map(str, args),
                                 f"--web.listen-address=127.0.0.1:{self.port}")
         self.process = _spawn(argv, env, folder / f"{program}.log")

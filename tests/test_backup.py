@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -20,7 +19,7 @@ import pytest
 from kms_emulator import ACCOUNT
 from manual import command, section
 from mysql_fixtures import Stage
-from servers import run_in_tree
+from servers import free_port, run_in_tree
 
 pytestmark = pytest.mark.needs("quotes")        # the messages are those of 9.7
 
@@ -91,10 +90,8 @@ def make_source(request) -> Iterator[Stage]:
 
 def network(*options: str) -> list[str]:
     """The options of a server that also listens on the loopback."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return [*options, "--skip-networking=OFF", f"--port={port}", "--bind-address=127.0.0.1"]
+    return [*options, "--skip-networking=OFF", f"--port={free_port()}",
+            "--bind-address=127.0.0.1"]
 
 
 class Copy(NamedTuple):

@@ -8,7 +8,6 @@ import contextlib
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ import pytest
 from kms_emulator import ACCOUNT
 from manual import section
 from mysql_fixtures import ASK_KMS, EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
-from servers import mysqld
+from servers import free_port, mysqld
 from versions import Expect
 
 pytestmark = pytest.mark.needs("runbook")
@@ -500,9 +499,7 @@ def test_how_a_container_loads_the_plugin(stage):
 
 def network(number: int, *options: str) -> tuple[int, list[str]]:
     """A port on the loopback, and the options of a server that replicates by it."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     return port, [*FORCED, f"--server-id={number}", "--skip-networking=OFF", f"--port={port}",
                   "--bind-address=127.0.0.1", "--report-host=127.0.0.1", "--skip-name-resolve",
                   "--log-bin=bin", "--gtid-mode=ON", "--enforce-gtid-consistency", *options]

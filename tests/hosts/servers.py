@@ -25,9 +25,11 @@ import hashlib
 import itertools
 import json
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -151,6 +153,24 @@ def run_in_tree(program: str, *args: str, argv0: str | Path | None = None,
             path, *args]
     home = {"PYTHONHOME": str(root / "usr"), "PYTHONNOUSERSITE": "1"} if python else {}
     return [str(arg) for arg in argv], clean_environment({**home, **(env or {})})
+
+
+def free_port() -> int:
+    """A port for a program that cannot be told to take any.  It is below those that the kernel
+    gives to whoever asks for any, so no other test gets it before the program does."""
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii")
+    lowest, tries = int(given.split()[0]), 100
+    for port in random.sample(range(FIRST_PORT, max(lowest, FIRST_PORT + tries)), tries):
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            if port not in _ports:
+                _ports.add(port)
+                return port
+    raise ServerError(f"no port is free between {FIRST_PORT} and {lowest}.")
+
+
+FIRST_PORT = 20000
+_ports: set[int] = set()                # that have been given already
 
 
 # ---- processes that never outlive us --------------------------------------------------
