@@ -270,19 +270,24 @@ have_turns(void *arg)
 
 
 /* One thread has the turn at a time. Twenty threads wait longer in all than
- * their limit, and none gives up, because the turn moves on. */
+ * their limit, and none gives up, because the turn moves on. (It does not while
+ * the machine stands still, so that there are three tries.) */
 static void
 test_each_thread_gets_its_turn(void **state)
 {
+    int tries = 3, late;
     queue q;
 
     (void)state;
-    queue_begin(&q);
-    kaws__thread_parallel(20, have_turns, &q);
-    assert_int_equal(q.most, 1);
-    assert_int_equal(q.done, 60);
-    assert_int_equal(q.late, 0);
-    queue_end(&q);
+    do {
+        queue_begin(&q);
+        kaws__thread_parallel(20, have_turns, &q);
+        late = q.late;
+        assert_int_equal(q.most, 1);
+        assert_int_equal(q.done, 60 - late);
+        queue_end(&q);
+    } while (late > 0 && --tries > 0);
+    assert_int_equal(late, 0);
 }
 
 
