@@ -11,6 +11,9 @@ import pytest
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE / "hosts"), str(HERE / "package")]
 
+from patience import (pytest_runtest_makereport, pytest_runtest_protocol,      # noqa: E402, F401
+                      pytest_terminal_summary)
+
 LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 
 

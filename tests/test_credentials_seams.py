@@ -17,6 +17,7 @@ import pytest
 from conftest import write_conf
 from driver import HEADER, Driver
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET
+from patience import calm, in_time
 
 from test_native import KEYS, NO_EC2, cloud, role                           # noqa: F401
 from test_process import GOOD, SAY, USED, write_helper
@@ -267,7 +268,8 @@ def test_a_token_file_that_is_being_written(driver_program, cloud, tmp_path):   
         answer = lib.open(auth="native", kms_key_id=KEY_ARN, endpoint=cloud.url,
                           sts_endpoint=cloud.url, must_have_creds=1)
         writing.join()
-        assert answer.status == "OK" and answer.ms > 100, "it was empty, and was read again"
+        assert answer.status == "OK"
+        calm(answer.ms > 100, "the token was written before it was read for the first time")
         assert cloud.count("sts") == 1 and not lib.said("KAWS-142")
         lib.ok("check")
 
@@ -294,10 +296,11 @@ def test_aws_refuses_all_that_a_source_gives(role, cloud, of):                  
     cloud.fault("GenerateDataKeyWithoutPlaintext", "error", times=0,
                 type="UnrecognizedClientException")
     began, calls = time.monotonic(), 0
-    while time.monotonic() < began + 2.5:
+    while time.monotonic() < began + 2.5 or calls <= 10 or cloud.count(asked) < 3:
         assert lib.call("check").status == "CREDENTIALS"
         calls += 1
-    assert calls > 10 and 3 <= cloud.count(asked) <= 5
+        assert time.monotonic() < began + 20, (calls, cloud.count(asked))
+    assert cloud.count(asked) <= 2 + (time.monotonic() - began)
     cloud.clear_faults()
     lib.ok("check")
 
@@ -340,7 +343,9 @@ def test_the_programs_hook_and_the_role_share_the_calls_time(cloud, tmp_path):  
     run = subprocess.run([tmp_path / "slow"], stdout=subprocess.PIPE, text=True, timeout=30, env={
         "KEY": KEY_ARN, "URL": cloud.url, "ROLE": USED, "ID": ACCESS_KEY_ID, "SECRET": SECRET})
     assert run.returncode and "AWS STS" in run.stdout, run
-    assert 1.9 < time.monotonic() - began < 3.3
+    took = time.monotonic() - began
+    assert took > 1.9
+    in_time(took, 3.3)
 
 
 # ---- regions -------------------------------------------------------------------------

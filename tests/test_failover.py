@@ -22,7 +22,7 @@ from demo import read_data_file
 from driver import Driver
 from kms_emulator import (ACCOUNT, ALIAS, KEY_ARN, KEY_ID, MULTI_REGION_ID, OTHER_ACCOUNT, REGION,
                           Emulator)
-from mysql_fixtures import wait_for
+from patience import in_time, wait_for, within
 from regions import SECOND, Region, catch_up, two_regions
 
 from test_network import Proxy
@@ -111,8 +111,10 @@ def settings(tmp_path, certs, conf, home, other):
 
 
 def checked(lib: Driver, at_least: int = 1) -> list:
-    """The lines of the check of the other regions, which is made beside the first call."""
-    wait_for(lambda: len(lib.said("KAWS-17[34]")) >= at_least)
+    """The lines of the check of the other regions, which is made beside the first call.  A later
+    one begins at the first call after the one before has ended."""
+    wait_for(lambda: (at_least == 1 or lib.fetch("a"))
+             and len(lib.said("KAWS-17[34]")) >= at_least)
     return lib.said("KAWS-17[34]")
 
 
@@ -136,7 +138,8 @@ def are_quick(answers: list) -> None:
     """None of them has waited for home."""
     times = [each.ms for each in answers]
     assert {each.status for each in answers} == {"OK"}, [a for a in answers if a.status != "OK"]
-    assert max(times) < WAITED_MS and statistics.median(times) < AT_ONCE_MS, times
+    in_time(max(times), WAITED_MS, times)
+    in_time(statistics.median(times), AT_ONCE_MS, times)
 
 
 def lines(lib: Driver) -> Counter:
@@ -165,7 +168,8 @@ def test_home_goes_away(ring, home, other, how):
     assert lib.stats()["failovers"] == 0 and other.count() == 0
     with away(home, how):
         first = lib.call("fetch", "a", None)
-        assert first.status == "OK" and first.results[1] == key and first.ms < FIRST_MS, first
+        assert first.status == "OK" and first.results[1] == key, first
+        in_time(first.ms, FIRST_MS, first)
         are_quick([lib.call(*each) for each in [("fetch", "a", None)] * 20 + [
             ("generate", "b", None, "AES", 32), ("store", "c", "me", "SECRET", b"ours"),
             ("fetch", "c", "me"), ("check",), ("kms_generate", 32, 1), ("kms_encrypt", b"x")]])
@@ -174,13 +178,13 @@ def test_home_goes_away(ring, home, other, how):
                         ("try", home.arn, REGION)):
             answer = lib.call(*command)
             assert answer.status == WAYS[how][2] and ONLY_HOME in answer.text, answer
-            assert answer.ms < 4000, (command, answer)
+            in_time(answer.ms, 4000, command, answer)
         stats = lib.stats()
         assert stats["region_in_use"] == SECOND and stats["failovers"] == other.count() > 100
         assert lines(lib) == {"KAWS-170": 1, "KAWS-174": 1}
         (line,) = lib.said("KAWS-170", 1)
         assert f"AWS KMS in {SECOND} answers in place of {REGION}, which does not" in line
-    assert home_is_taken_again(lib) < 8
+    in_time(home_is_taken_again(lib), 8)
     assert lines(lib) == {"KAWS-170": 1, "KAWS-171": 1, "KAWS-174": 1}
     (line,) = lib.said("KAWS-171", 2)
     took, times = map(int, re.search(
@@ -216,7 +220,8 @@ def test_home_throttles(ring, home, other):
         lib.ok("use_timeouts", 1000, 1500)
         for command in ("rotate", "rewrap"):
             answer = lib.call(command)
-            assert answer.status == "THROTTLED" and ONLY_HOME in answer.text and answer.ms < 8000
+            assert answer.status == "THROTTLED" and ONLY_HOME in answer.text
+            in_time(answer.ms, 8000)
     asked = other.count()
     lib.fetch("a")
     assert other.count() == asked and lines(lib)["KAWS-171"] == 0
@@ -357,7 +362,7 @@ def test_no_call_fails_under_load(ring, home, other, how):
     assert not failed, (len(failed), len(load.answers), failed[:3])
     assert {answer.results[1] for (command, *_), answer in load.answers if command == "fetch"} == {
         key}
-    assert max(answer.ms for _, answer in load.answers) < FIRST_MS + 2000
+    in_time(max(answer.ms for _, answer in load.answers), FIRST_MS + 2000)
     assert len(load.answers) > 1000 and lib.stats()["failovers"] > 100 and home.count() > 100
     home_is_taken_again(lib)
     said = lines(lib)
@@ -441,7 +446,8 @@ def test_another_region_refuses(ring, driver, home, other, settings, how, replic
         assert answer.aws in ("", "KMSInternalException", "ThrottlingException"), answer
         found = re.search(rf"^(AWS|cannot reach AWS) KMS at 127.0.0.1:{home.port} .*; and {SECOND} "
                           rf"could not answer in its place: (.*{words})?.*", answer.text)
-        assert found and answer.ms < 3000, answer
+        assert found, answer
+        in_time(answer.ms, 3000, answer)
         assert (answer.aws == "ThrottlingException") == (how == "throttled"), answer
         if how == "throttled" and "timed out" in answer.text:
             return                      # the last attempt had no time left
@@ -500,9 +506,9 @@ def test_home_is_asked_if_the_other_refuses(ring, home, other, how, changes):
         lib.call("fetch", "a", None)
         quick = [lib.call("fetch", "a", None) for _ in range(10)]
         assert {each.status for each in quick} == {WAYS[how][2]}
-        assert statistics.median(each.ms for each in quick) < AT_ONCE_MS, quick
+        in_time(statistics.median(each.ms for each in quick), AT_ONCE_MS, quick)
         lib.ok("later", 3600)
-        assert FIRST_MS > lib.call("fetch", "a", None).ms
+        in_time(lib.call("fetch", "a", None).ms, FIRST_MS)
     time.sleep(3 if how in HANGS else 0.5)          # the scout's probe has ended
     lib.ok("later", 3600)
     lib.fetch("a")
@@ -552,10 +558,10 @@ def test_a_start_warns_of_what_is_missing(driver, home, other, replica):
     spoil(other)
     lib = driver()
     answer = lib.call("generate", "a", None, "AES", 32)
-    assert answer.status == "OK" and answer.ms < WAITED_MS
-    begun = time.monotonic()
-    (line,) = checked(lib)
-    assert time.monotonic() < begun + 6, "it does not take the 10 s of a call"
+    assert answer.status == "OK"
+    in_time(answer.ms, WAITED_MS)
+    with within(6):                     # it does not take the 10 s of a call
+        (line,) = checked(lib)
     assert re.search(rf"\[KAWS-173\] the failover region {SECOND} could not answer in place of "
                      rf"{REGION}, should that fail; .*{words}", line), line
     assert ADVICE.get(replica, "") in line and lib.said("KAWS-173", 1)
@@ -565,7 +571,6 @@ def test_a_start_warns_of_what_is_missing(driver, home, other, replica):
     other.import_key(SECOND, home.export_key(home.arn), state="Enabled", denied=[])
     lib.fetch("a")
     lib.ok("later", DAY_S)
-    lib.fetch("a")
     (_, line) = checked(lib, 2)
     assert f"[KAWS-174] checked: {SECOND} can answer in place of {REGION}" in line
     assert lib.stats()["failovers"] == 0 and lib.stats()["region_in_use"] == REGION
@@ -579,7 +584,7 @@ def test_the_regions_are_checked_once_a_day(driver, home, other, third):
     (line,) = checked(lib)
     assert f"[KAWS-174] checked: {SECOND}, {THIRD} can answer in place of {REGION}" in line
     for day in range(1, 4):
-        wait_for(lambda: third.count() == 2 * day)
+        wait_for(lambda: lib.fetch("a") and third.count() == 2 * day)
         for each in (other, third):
             assert (each.count(MAKE), each.count("Decrypt")) == (day, day)
         for seconds in (0, 3600, DAY_S - 3700):
@@ -588,11 +593,9 @@ def test_the_regions_are_checked_once_a_day(driver, home, other, third):
         time.sleep(0.2)
         assert (other.count(), third.count()) == (2 * day, 2 * day)
         lib.ok("later", 100)
-        lib.fetch("a")
     assert lines(lib) == {"KAWS-174": 1}, "what is well is said once"
     other.set_key(other.arn, state="Disabled")
     lib.ok("later", DAY_S)
-    lib.fetch("a")
     (_, line) = checked(lib, 2)
     assert "[KAWS-173]" in line and "DisabledException" in line
     lib.close()
@@ -869,18 +872,20 @@ def test_three_regions(ring, home, other, third, how):
     lib = ring(failover_regions=listed(other, third), timeout_ms=10000 if LONG else 4000)
     with away(home, how):
         with away(other, how):
-            assert lib.call("fetch", "a", None).ms < 2 * FIRST_MS
+            in_time(lib.call("fetch", "a", None).ms, 2 * FIRST_MS)
             are_quick([lib.call("fetch", "a", None) for _ in range(10)])
             assert lib.stats()["region_in_use"] == THIRD
             with away(third, how):
                 first = lib.call("fetch", "a", None)
-                assert first.status == WAYS[how][2] and first.ms < 11000, first
+                assert first.status == WAYS[how][2], first
+                in_time(first.ms, 11000, first)
                 for _ in range(10 if LONG else 4):
                     answer = lib.call("fetch", "a", None)
-                    assert answer.status == WAYS[how][2] and answer.ms < 3 * FIRST_MS, answer
+                    assert answer.status == WAYS[how][2], answer
+                    in_time(answer.ms, 3 * FIRST_MS, answer)
                     assert f"127.0.0.1:{home.port}" in answer.text
                 quick = [lib.call("fetch", "a", None).ms for _ in range(9)]
-                assert statistics.median(quick) < AT_ONCE_MS, quick
+                in_time(statistics.median(quick), AT_ONCE_MS, quick)
             lib.ok("later")
             lib.fetch("a")
             home_is_taken_again(lib, THIRD)
@@ -916,7 +921,7 @@ def test_to_close_does_not_wait_for_the_scout(ring, home):
             lib.ok("later")
             lib.fetch("a")
             wait_for(lambda: connecting(lib, home.port))
-            assert lib.call("close").ms < 500
+            in_time(lib.call("close").ms, 500)
         lib.stop()
 
 
@@ -931,7 +936,8 @@ def test_a_forked_child(ring, home, other, settings):
         words = [f"{name}={value}" for name, value in settings.items()]
         first, second, ms = map(int, lib.ok("child", "a", None, *words))
         assert lib.ok("texts")[1 + first] == b"bad or missing setting"
-        assert second == 0 and ms < 100
+        assert second == 0
+        in_time(ms, 100)
         lib.fetch("a")
     home_is_taken_again(lib)
     lib.close()
@@ -950,9 +956,9 @@ def test_a_call_that_is_cancelled(ring, home, other, where):
         pending = lib.begin("fetch", "a", None)
         time.sleep(0.3)
         lib.ok("cancel", 1)
-        begun = time.monotonic()
-        answer = pending.result(5)
-        assert answer.status == "CANCELLED" and time.monotonic() - begun < 0.4, answer
+        with within(0.4):
+            answer = pending.result(5)
+        assert answer.status == "CANCELLED", answer
         assert lines(lib) == before
         assert lib.call("fetch", "a", None).status == "CANCELLED"
         lib.ok("cancel", 0)
@@ -974,7 +980,7 @@ def test_other_limits(ring, home, how, changes, first_ms):
     with away(home, how):
         answers = [lib.call("fetch", "a", None) for _ in range(8)]
         assert {each.status for each in answers} == {"OK"}, answers
-        assert max(each.ms for each in answers) < first_ms, answers
+        in_time(max(each.ms for each in answers), first_ms, answers)
         lib.ok("store", "b", None, "SECRET", b"ours")
         if changes.get("timeout_ms") != 600:            # what is so brief proves nothing
             are_quick(answers[1:])
@@ -1060,7 +1066,8 @@ def test_a_role_while_its_region_is_away(driver_program, tmp_path, conf, interne
         time.sleep(4.1)
         if idle:
             first = lib.call("fetch", "a", None)
-            assert first.status == "OK" and first.ms < 2 * FIRST_MS, first
+            assert first.status == "OK", first
+            in_time(first.ms, 2 * FIRST_MS, first)
         if sts_endpoint:
             assert lib.call("fetch", "a", None).status == "NETWORK"
             assert other.count("sts") == 0

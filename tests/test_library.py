@@ -23,6 +23,7 @@ from conftest import fill, tear, write_conf
 from driver import Driver, build_c
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, MULTI_REGION_ID,
                           OTHER_ACCOUNT, SECRET, Emulator, Reply, to_json)
+from patience import in_time
 
 DRIVER_C = Path(__file__).parent / "hosts" / "driver.c"
 EU = "eu-west-1"
@@ -293,7 +294,8 @@ def surveyed_and_refused(driver, driver_program, settings, change, words, size, 
         peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
     assert answer.status == "CORRUPT" and "nothing was changed" in answer.text
     assert words.format(len=len(whole), size=size) in answer.text
-    assert answer.ms < 200 and int(peak[1]) < 30000
+    assert int(peak[1]) < 30000
+    in_time(answer.ms, 200)
     assert (data.stat().st_mtime_ns, data.stat().st_size, data.stat().st_blocks) == before
     assert len(list(data.parent.iterdir())) == 2
     if END in answer.text:              # its advice helps
@@ -425,11 +427,13 @@ def test_no_fetch_waits_for_the_lock(driver, settings, lock):
     lib.ok("generate", "a", None, "AES", 32)
     key = lib.fetch("a")
     with hold_change_lock(f"{settings['data_file']}{lock}"):
-        while fetched < 1000 or time.monotonic() - began < 5:
+        while fetched < 1000 or time.monotonic() - began < 5 or len(waiting) < 2:
+            assert time.monotonic() - began < 60, "a change waits for ever"
             if all(each.done() for each in waiting):
                 waiting.append(lib.begin("generate", f"b{len(waiting)}", None, "AES", 32))
             answer = lib.call("fetch", "a", None)
-            assert answer.status == "OK" and answer.results[1] == key and answer.ms < 1000
+            assert answer.status == "OK" and answer.results[1] == key
+            in_time(answer.ms, 1000)
             fetched += 1
     answers = [each.result(60) for each in waiting]
     assert len(answers) > 1 and {each.status for each in answers[:-1]} == {"LOCKED"}
@@ -673,7 +677,8 @@ def test_a_timeout_ends_a_call(driver, emulator):
     emulator.fault("Decrypt", "latency", times=0, ms=2000)
     lib.ok("use_timeouts", 200, 300)
     answer = lib.call("fetch", "a", None)
-    assert answer.status == "NETWORK" and 250 < answer.ms < 1800 and "time" in answer.text.lower()
+    assert answer.status == "NETWORK" and "time" in answer.text.lower() and answer.ms > 250
+    in_time(answer.ms, 1800)
     lib.ok("use_timeouts", 0, 0)                            # the defaults: 10 s
     assert len(lib.fetch("a")) == 32
     lib.close()
@@ -1008,7 +1013,8 @@ def refused_at_once(program, settings, env=None, **change) -> str:
         opening = lib.begin("open", *(f"{name}={value}" for name, value in {
             **settings, "endpoint": endpoint, **change}.items()))
         answer = opening.result(10)
-        assert (answer.status, answer.http) == ("CONFIG", 0) and answer.ms < 100, answer
+        assert (answer.status, answer.http) == ("CONFIG", 0), answer
+        in_time(answer.ms, 100, answer)
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()

@@ -20,6 +20,7 @@ import test_mysql as plugin
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import COMPONENT, FUNCTIONS, RELOAD, ROOT, Stage, cursor, wait_for
+from patience import within
 from test_mysql import count_rotations, make_tables             # noqa: F401: fixtures
 
 pytestmark = pytest.mark.needs("components")
@@ -155,11 +156,11 @@ def test_status_and_names_are_told_while_kms_hangs(stage):
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(stage.fetch, "hanging")
         wait_for(lambda: stage.kms.count("Decrypt") > asked)
-        began = time.monotonic()
-        assert stage.rows()["Keys"] == str(len(stage.entries()))
-        assert ("hanging", ROOT) in stage.listed()
-        assert stage.fetch("hanging") == stage.plain("hanging")     # the fault was for one request
-        assert time.monotonic() - began < 2 and not hanging.done()
+        with within(2):
+            assert stage.rows()["Keys"] == str(len(stage.entries()))
+            assert ("hanging", ROOT) in stage.listed()
+            assert stage.fetch("hanging") == stage.plain("hanging")     # the fault was for one
+        assert not hanging.done()
         assert hanging.result() is None
     assert "cannot fetch key 'hanging'" in stage.said("ERROR")[0]
     assert stage.remove("hanging") == 1
@@ -501,9 +502,8 @@ def test_a_reload_while_kms_hangs(stage):
         stage.sql(f"KILL QUERY {session.connection.thread_id()}")
         with contextlib.suppress(pymysql.err.MySQLError):
             running.result()
-        began = time.monotonic()
-        reload.result()
-        assert time.monotonic() - began < 2
+        with within(2):
+            reload.result()
     assert stage.fetch("hanging") == stage.plain("hanging")
     stage.kms.fault("*", "black_hole", where="request", times=0)
     asked = stage.kms.count()

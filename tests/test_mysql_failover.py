@@ -15,6 +15,7 @@ from kms_emulator import ACCESS_KEY_ID, ACCOUNT, MULTI_REGION_ID, REGION, SECRET
 from manual import blocks
 from mysql_fixtures import (ASK_KMS, LONG, NO_SCHEMA, ROOT, Client, Stage,
                             heed_persisted_settings, wait_for, works)
+from patience import in_time
 from regions import SECOND, Region, two_regions
 from servers import certificates
 from test_docs import filled_in, readme_policies
@@ -157,7 +158,8 @@ def test_no_statement_fails_while_home_goes_away_and_comes_back(far, outage):
     surprises = [each for thread in threads for each in thread.surprises]
     assert not surprises, surprises
     figures = {thread.stem: (thread.done, round(thread.longest, 2)) for thread in threads}
-    assert all(done > 0 and longest < 6 for done, longest in figures.values()), figures
+    assert all(done > 0 for done, _ in figures.values()), figures
+    in_time(max(longest for _, longest in figures.values()), 6, figures)
     assert not far.said("ERROR")
     out, back = far.tagged("KAWS-170"), far.tagged("KAWS-171")
     if outage == "throttling":
@@ -230,7 +232,7 @@ def check_alone(stage: FarStage, outage: str, **settings: object) -> None:
     1 s to connect, with the default timeouts."""
     with away(stage.home, outage):
         took = start_alone(stage, **settings)
-        assert took < 2 * stage.usual + 3, (took, stage.usual)
+        in_time(took, 2 * stage.usual + 3, stage.usual)
         stage.sql("CREATE TABLE d.made (n INT) ENCRYPTION = 'Y'")
         for kind in ("INNODB", "BINLOG"):
             stage.sql(f"ALTER INSTANCE ROTATE {kind} MASTER KEY")
@@ -261,7 +263,8 @@ def test_a_crash_is_recovered_from_in_the_second_region(ready):
     ready.sql("INSERT INTO d.late VALUES (1)")
     ready.db.kill()
     with away(ready.home, "pause"):
-        assert start_alone(ready) < 15 and ready.sql("SELECT n FROM d.late") == [(1,)]
+        in_time(start_alone(ready), 15)
+        assert ready.sql("SELECT n FROM d.late") == [(1,)]
         assert ready.status()["failovers"] > 0 and not ready.said("ERROR")
 
 
@@ -272,7 +275,9 @@ def test_an_alias_waits_for_home(ready):
     with away(ready.home):
         begun = time.monotonic()
         ready.start(*ENCRYPTED, cmk_id=ALIAS, start_seconds=2)
-        assert 2 < time.monotonic() - begun < 10
+        took = time.monotonic() - begun
+        assert took > 2
+        in_time(took, 10)
         check_tables(ready)
         assert len(ready.tagged("KAWS-304")) == len(ready.tagged("KAWS-305")) == 1
         assert ready.in_use() == SECOND
@@ -342,6 +347,7 @@ def test_an_old_keyring_moves_to_a_multi_region_key(far):
     assert far.one("SELECT keyring_aws_rotate_keys()") == 1
     assert {each.arn for each in far.entries().values()} == {far.home.arn}
     far.restart(NO_SCHEMA, "--keyring-aws=FORCE")
+    wait_for(lambda: far.tagged("KAWS-174"))            # beside the start
     (line,) = far.tagged("KAWS-174")
     assert line == f"checked: {SECOND} can answer in place of {REGION}, should that fail"
     with away(far.home):
@@ -403,7 +409,9 @@ def test_what_another_region_refuses_refuses_no_start(far, spoil):
     with away(far.home):
         begun = time.monotonic()
         far.start(NO_SCHEMA, "--keyring-aws=FORCE", start_seconds=2)
-        assert far.loaded() and 2 < time.monotonic() - begun < 12
+        took = time.monotonic() - begun
+        assert far.loaded() and took > 2
+        in_time(took, 12)
         (waits,), (starts,) = far.tagged("KAWS-304"), far.tagged("KAWS-305")
         assert f"and {SECOND} could not answer in its place: " in waits + starts
         assert error in waits + starts

@@ -24,6 +24,7 @@ from conftest import write_conf
 from driver import Driver
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator
 from mysql_fixtures import NO_SCHEMA, cursor, wait_for
+from patience import calm, in_time, within
 
 from test_native import NO_EC2, cloud, fetch_for, role                      # noqa: F401
 from test_secrets import Searched
@@ -98,7 +99,7 @@ class Helped:
         self.open(**more)
         write_helper(self.path, body)
         answer = self.lib.call("reload_creds")
-        assert answer.ms < seconds * 1000, answer
+        in_time(answer.ms, seconds * 1000, answer)
         self.nothing_is_left()
         assert S3CR not in answer.text and SECRET not in answer.text
         assert not self.lib.said(S3CR) and not self.lib.said(re.escape(SECRET))
@@ -347,7 +348,8 @@ def test_a_helper_that_hangs_is_not_waited_for_again(helped):
     """Until a minute is over, or the ring is told to."""
     write_helper(helped.path, f"echo x >> {helped.folder}/runs\nexec sleep 1000\n")
     lib = helped.open(timeout_ms=1500)
-    assert 1000 < lib.opened.ms < 3000
+    assert 1000 < lib.opened.ms
+    in_time(lib.opened.ms, 3000)
     for _ in range(5):
         assert lib.call("check").status == "NETWORK"
     assert (helped.folder / "runs").read_text() == "x\n"
@@ -378,7 +380,9 @@ def test_a_helper_that_hangs_while_credentials_live(helped, cloud):         # no
         for done in [pool.submit(load) for _ in range(4)]:
             done.result()
     assert {call.status for call in calls} == {"OK"}
-    assert len([call for call in calls if call.ms > 1400]) == 1, sorted(call.ms for call in calls)
+    waited = [call.ms for call in calls if call.ms > 1400]
+    assert waited
+    calm(len(waited) == 1, f"they waited {waited} ms")
     assert (helped.folder / "runs").read_text() == "x\n"
     assert len(lib.said("it did not end in time", 1)) == 1
     helped.nothing_is_left()
@@ -387,16 +391,17 @@ def test_a_helper_that_hangs_while_credentials_live(helped, cloud):         # no
 def test_its_child_holds_the_pipe(helped):
     """A grandchild in its group goes with it, be the reply used or not."""
     answer = helped.run(f"sleep 1000 &\n{SAY}exit 0\n", timeout_ms=1500)
-    assert answer.status == "OK" and answer.ms < 1000, answer
+    assert answer.status == "OK", answer
+    in_time(answer.ms, 1000)
 
 
 def test_a_child_that_left_its_group_holds_the_pipe(helped):
     """Nobody can find that one; but nobody waits for it beyond the call's time either."""
     write_helper(helped.path, f"setsid sleep 1000 &\nsleep 0.1\n{SAY}exit 0\n")
     try:
-        began = time.monotonic()
-        helped.open(timeout_ms=1500).ok("check")
-        assert time.monotonic() - began < 3 and children(helped.lib.process.pid) == []
+        with within(3):
+            helped.open(timeout_ms=1500).ok("check")
+        assert children(helped.lib.process.pid) == []
         assert [each for each in families(helped.mark) if "sleep 1000" in each]
     finally:
         for entry in Path("/proc").iterdir():
@@ -585,9 +590,9 @@ def test_a_server_with_a_process(stage):
         runs = folder / "runs"
         write_helper(helper, f"echo x >> {runs}\nexec sleep 1000\n")
         time.sleep(4.1)
-        began = time.monotonic()
-        assert stage.fetch("a") is None
-        assert time.monotonic() - began < 5 and stage.said("ERROR")
+        with within(5):
+            assert stage.fetch("a") is None
+        assert stage.said("ERROR")
         assert stage.fetch("a") is None and runs.read_text() == "x\n", "it is remembered"
         wait_for(lambda: children(pid) == [], 2)
         write_helper(helper, f"cat {reply}\n")
@@ -615,8 +620,8 @@ def test_a_statement_that_waits_for_the_helper_can_be_killed(stage):
         ((number,),) = session.fetchall()
         running = pool.submit(session.execute, "SELECT keyring_key_fetch('a')")
         wait_for(lambda: children(stage.db.process.pid))
-        began = time.monotonic()
-        stage.sql(f"KILL QUERY {number}")
-        with contextlib.suppress(pymysql.err.MySQLError):
-            running.result(20)
-        assert time.monotonic() - began < 2 and children(stage.db.process.pid) == []
+        with within(2):
+            stage.sql(f"KILL QUERY {number}")
+            with contextlib.suppress(pymysql.err.MySQLError):
+                running.result(20)
+        assert children(stage.db.process.pid) == []

@@ -14,6 +14,7 @@ import pytest
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET, Emulator
 from mysql_fixtures import NO_SCHEMA, wait_for
+from patience import in_time
 
 from test_native import KEYS, NO_EC2, cloud, fetch_for, role, write_profiles     # noqa: F401
 from test_secrets import Searched
@@ -398,7 +399,8 @@ def test_a_web_identity_that_aws_does_not_know_yet(role, cloud, tmp_path, code):
 def test_sts_that_hangs_takes_no_longer_than_the_call_has(role, cloud, chain):
     cloud.fault("AssumeRole", "black_hole", times=0)
     lib = role({}, **chain, timeout_ms=2000)
-    assert 1000 < lib.opened.ms < 3000
+    assert 1000 < lib.opened.ms
+    in_time(lib.opened.ms, 3000)
     (line,) = lib.said(r"\[KAWS-142\]", 1)
     assert f"AWS STS at {cloud.url}/" in line
     asked = cloud.count()
@@ -441,7 +443,7 @@ def test_odd_replies_of_sts(role, cloud, chain, reply, words):
     answer = lib.call("check")
     assert answer.status == "CREDENTIALS" and words in answer.text, answer
     assert "S3CR" not in answer.text and not lib.said("S3CR")
-    assert answer.ms < 2000, "64 GB would take longer"
+    in_time(answer.ms, 2000, "64 GB would take longer")
     assert {each["action"] for each in cloud.log()["requests"]} == {"AssumeRole"}
     assert cloud.count() == 2, "once to open, once to check"
 
@@ -506,7 +508,7 @@ def test_roles_that_expire_during_a_load(role, cloud, chain):
     cloud.add_role(LAST, trusts=[USED], life=3)
     lib = role({}, **chain)
     lib.ok("generate", "a", None, "AES", 32)
-    assert max(call.ms for call in fetch_for(lib, 10)) < 3000
+    in_time(max(call.ms for call in fetch_for(lib, 10)), 3000)
     assert 8 <= cloud.count("AssumeRole") <= 24
     requests = cloud.log()["requests"]
     assert {each["signed"] for each in requests} == {"OK"}

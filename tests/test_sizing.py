@@ -14,6 +14,7 @@ import pytest
 
 from manual import MAN, section
 from mysql_fixtures import NO_SCHEMA, Stage
+from patience import in_time
 
 SIZING = (MAN / "keyring_aws-sizing.md").read_text()
 LOGS = ("--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON", "--log-bin=bin",
@@ -183,7 +184,8 @@ def test_while_kms_hangs_only_the_first_table_costs_a_timeout(stage):
     stage.start(NO_SCHEMA, timeout=int(timeout * 1000), connect_timeout=200, start_seconds=0)
     took = time.monotonic() - began
     assert 2 <= stage.kms.count("Decrypt") <= 4
-    assert timeout <= took < tables * timeout
+    assert timeout <= took
+    in_time(took, tables * timeout)
     assert "only the first call waits that long" in SIZING
     stage.kms.clear_faults()
 

@@ -1,8 +1,8 @@
 """The tools that judge the product work, and notice what they are for.
 
 clang's static analyzer and cppcheck find nothing in the library and the plugin.  First each of them
-must find a fault of the kind that it looks for.  Then come run.py, coverage.py, bench.py and the
-picture.
+must find a fault of the kind that it looks for.  Then come run.py, patience.py, coverage.py,
+bench.py and the picture.
 """
 
 import collections
@@ -25,6 +25,7 @@ import harness                                                      # noqa: E402
 import in_mysql                                                     # noqa: E402
 import in_process                                                   # noqa: E402
 from harness import Medians                                         # noqa: E402
+import patience                                                     # noqa: E402
 import coverage                                                     # noqa: E402
 import run                                                          # noqa: E402
 
@@ -89,13 +90,13 @@ def test_nothing_is_found(look, text):
     ("echo '5 passed, 0 failed'", (5, 0)), ("echo '5 passed, 2 failed'; exit 1", (5, 2)),
     ("echo '5 passed, 0 failed'; exit 1", (5, 1)),
     ("echo '5 passed, 0 failed'; kill -9 $$", (5, 1)),
-    ("true", (0, 1)), ("echo '0 passed, 0 failed'", (0, 1)), ("sleep 9", (0, 1)),
+    ("true", (0, 1)), ("echo '0 passed, 0 failed'", (0, 1)), ("sleep 60", (0, 1)),
     ("echo '[==========]'; echo '[  PASSED  ] 3 test(s).'; echo '[  FAILED  ] 1 test(s)'", (3, 1)),
     ("echo '4 passed, 1 skipped in 2s'", (4, 0)),
     ("echo '1 failed, 4 passed, 2 errors in 2s'; exit 1", (4, 3))])
 def test_run_counts(tmp_path, monkeypatch, script, wanted):
     monkeypatch.setattr(run, "LOGS", str(tmp_path))
-    monkeypatch.setattr(run, "PATIENCE", 1)
+    monkeypatch.setattr(run, "PATIENCE", 1 if script.startswith("sleep") else 60)
     assert run.run("part", ["sh", "-c", script]) == wanted
 
 
@@ -139,6 +140,66 @@ def test_run_keeps_two_cores_busy(monkeypatch):
     assert most["unit"] == 2 and 3 < most["test"] <= 5 and most["all"] == 5
     assert {name[:4] for name in order[:4]} == {"unit", "test"}
     assert run.run_all([("test_mysql_a01", [])]) == [(1, 1)]
+
+
+# ---- patience.py: what is late three times has failed, and what is wrong has failed at once ------
+
+LATE = """
+import pytest
+from patience import calm, in_time, within, wait_for
+
+runs = dict.fromkeys("abcd", 0)
+
+@pytest.fixture
+def bad():
+    yield
+    assert False
+
+def test_that_is_late_twice():
+    runs["a"] += 1
+    in_time(300 if runs["a"] < 3 else 100, 200)
+
+def test_that_is_always_late():
+    runs["b"] += 1
+    with within(0):
+        pass
+
+def test_that_is_wrong():
+    runs["c"] += 1
+    assert runs["c"] > 1
+
+def test_that_is_late_and_wrong(bad):
+    runs["d"] += 1
+    calm(False, "late")
+
+def test_how_often_they_ran():
+    assert runs == {"a": 3, "b": 3, "c": 1, "d": 1}
+"""
+
+
+def test_patience_has_an_end(tmp_path):
+    (tmp_path / "test_late.py").write_text(LATE)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "patience", "-p",
+                           "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path],
+                          env=os.environ | {"PYTHONPATH": str(TOP / "tests" / "hosts")},
+                          stdout=subprocess.PIPE, text=True, check=False)
+    assert run.count(done.stdout) == (2, 4), done.stdout    # one test has an error, too
+    assert re.findall(r"(?m)^FAILED \S+::(\w+)", done.stdout) == [
+        "test_that_is_always_late", "test_that_is_wrong", "test_that_is_late_and_wrong"]
+    assert done.stdout.count("late, and run again: ") == 4
+    assert "test_that_is_late_twice: patience.Late: it took 300, and may take 200" in done.stdout
+
+
+@pytest.mark.parametrize("stall, waits", [(0, 0.3), (1, 1.2)])
+def test_a_stall_is_not_waited_for_in_vain(monkeypatch, stall, waits):
+    """Nothing that happens after it is too late."""
+    clock = [0.0]
+    monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(patience.time, "sleep", lambda seconds: clock.__setitem__(
+        0, clock[0] + (seconds if clock[0] > 0.1 else seconds + stall)))
+    with pytest.raises(AssertionError, match="in vain"):
+        patience.wait_for(lambda: False, 0.3)
+    assert waits <= clock[0]
 
 
 # ---- coverage.py: uncovered.txt names what no test reaches, all of it and nothing else -----------

@@ -22,6 +22,7 @@ import pytest
 from conftest import LONG, write_conf
 from demo import Entry, read_data_file
 from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator, unseal
+from patience import wait_for
 from servers import BUILD, MySQL, certificates
 from versions import Expect
 
@@ -305,13 +306,6 @@ def heed_persisted_settings(stage: Stage) -> None:
     empty.touch()
     options = stage.db._options()
     stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
-
-
-def wait_for(done, seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.02)
 
 
 RELOAD = "ALTER INSTANCE RELOAD KEYRING"
