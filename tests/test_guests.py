@@ -9,6 +9,7 @@ from typing import Callable
 import pytest
 
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, REGION, Emulator
+from patience import in_time, wait_for
 
 GUESTS = Path(__file__).resolve().parent / "guests"
 PLAIN = ("gcc", "-O2")
@@ -42,8 +43,10 @@ def guest(tmp_path, settings):
 @pytest.mark.parametrize("compiler", [PLAIN, ASAN], ids=["plain", "asan"])
 def test_a_child_process_has_no_ring(guest, emulator, settings, compiler):
     """It may only close its parent's ring; its parent and KMS do not notice."""
+    def answered():
+        wait_for(lambda: [each["status"] for each in emulator.log()["requests"]] == [200] * 7)
     emulator.latency_ms = 100
-    lines = guest("forks", compiler)
+    lines = guest("forks", compiler, answered=answered)
     assert lines[-2:] == ["child closed", "parent done"]
     says = [line for line in lines[:-2] if line.startswith("says")]
     assert len(says) == 1 and "is its child" in says[0]
@@ -84,7 +87,8 @@ def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
     assert lines.pop() == "end" and len(lines) == 12
     for line in lines:
         name, status, after, why = re.fullmatch(r"(.*): (.*) after (\d+) ms: (.*)", line).groups()
-        assert status == "the caller cancelled it" and int(after) < 200, line
+        assert status == "the caller cancelled it", line
+        in_time(int(after), 200, line)
         waited = ("another process" if "locked" in name else
                   "another thread" if "behind" in name else "AWS KMS")
         assert f"while it waited for {waited}, and nothing was changed" in why, line
@@ -117,7 +121,7 @@ def test_a_kms_that_comes_and_goes(guest, emulator, compiler):
     assert max(most) == 1, "one probe at a time"
     for line in lines:
         words, figure = re.search(r": (\w+) within (\d+) ms", line).groups()
-        assert int(figure) < {"refused": at_once, "back": 5500, "all": 6500}[words], lines
+        in_time(int(figure), {"refused": at_once, "back": 5500, "all": 6500}[words], lines)
         if words == "refused":              # probes of 1 s, at pauses that have grown
             assert 1 <= int(re.search(r"(\d+) sent", line)[1]) <= 5, lines
 

@@ -95,7 +95,7 @@ main(int argc, char **argv)
     struct stat before, after;
     pthread_t threads[6];
     pid_t pid;
-    char path[4096];
+    char path[4096], line[16];
     int i, status, fd;
 
     MUST(argc == 6);
@@ -108,8 +108,10 @@ main(int argc, char **argv)
         (void)snprintf(names[i], sizeof names[i], "key-%d", i);
         MUST(pthread_create(&threads[i], NULL, add, names[i]) == 0);
     }
-    usleep(800 * 1000);                   /* KMS has answered all of them     */
+    printf("answered\n");                 /* the test waits for that          */
     fflush(stdout);
+    MUST(fgets(line, sizeof line, stdin) != NULL);
+    usleep(100 * 1000);                   /* all wait for the lock now        */
     if ((pid = fork()) == 0) {
         child();
         _exit(0);

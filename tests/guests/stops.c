@@ -124,7 +124,8 @@ act_run(void *arg)
 }
 
 
-/* Runs the call, cancels it after 400 ms, and says how it ended. */
+/* Runs the call, cancels it when it has run for 400 ms, and says how it ended.
+ */
 static void
 act_stop(const char *name, kaws_status (*call)(kaws_error *))
 {
@@ -134,8 +135,9 @@ act_stop(const char *name, kaws_status (*call)(kaws_error *))
 
     __atomic_store_n(&begun, 0, __ATOMIC_SEQ_CST);
     MUST(pthread_create(&thread, NULL, act_run, &a) == 0);
+    while (!__atomic_load_n(&begun, __ATOMIC_SEQ_CST))
+        usleep(1000);
     usleep(400 * 1000);
-    MUST(__atomic_load_n(&begun, __ATOMIC_SEQ_CST));
     stopped = now();
     __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
     MUST(pthread_join(thread, NULL) == 0);
