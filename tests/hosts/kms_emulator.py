@@ -1223,6 +1223,7 @@ class Emulator(Kms, Roles):
         self.latency_ms = 0             # before every reply
         self.idle_timeout = None        # seconds after which a silent connection is closed
         self.stopping, self.listener, self.open = threading.Event(), None, {}
+        self.keeper = None              # of the port
         self.passable, self.held = threading.Event(), threading.Event()     # see black_hole
         self.plugs, self.ours = [], set()       # sockets; addresses of the connected ones
         self.passable.set()
@@ -1251,10 +1252,15 @@ class Emulator(Kms, Roles):
             super(Emulator, each).remove_role(arn)
 
     def start(self) -> "Emulator":
-        """Listens, on the same port as before if it was stopped."""
+        """Listens, on the same port as before if it was stopped: a socket that never listens keeps
+        it from others meanwhile, and from a client's own end of a connection to it."""
         self.stopping.clear()
+        if self.keeper is None:
+            self.keeper = socket.socket()
+            self.keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.keeper.bind(("127.0.0.1", 0))
+            self.port = self.keeper.getsockname()[1]
         self.listener = socket.create_server(("127.0.0.1", self.port), backlog=BACKLOG)
-        self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
         return self
 
