@@ -161,6 +161,13 @@ def test_one_fault(world, row):
     expect_nothing([f"{op.name}: {what}" for op in OPS for what in play(world, row, op)])
 
 
+def surely(reused: collections.Counter) -> list:
+    """The faults after which a connection was used again.  If a surplus comes after its reply, the
+    next request may be on its way already; then a busy proxy sees it too late to tell."""
+    return [name for name in reused if name[1] not in ("next", "ms", "idle")
+            or name[0].startswith("early")]
+
+
 def play(world: World, row: Row, op: Op) -> list:
     """What goes wrong when that fault hits that operation."""
     if row.what == "swap" and op.name == "re-wrap, its proof":
@@ -183,8 +190,9 @@ def play(world: World, row: Row, op: Op) -> list:
         lib.call("use_timeouts", 0, 0)
         lib.ok("later")
         wrong += look_all(lib, strict=True)
-        wrong += [f"used again after {name}" for name in proxy.reused]
-        wrong += [] if proxy.done or proxy.gone else ["the fault did not happen"]
+        wrong += [f"used again after {name}" for name in surely(proxy.reused)]
+        happened = proxy.happened()
+        wrong += [] if happened or row.short else ["the fault did not happen"]
     finally:
         lib.ok("close")
     keys = read_keys(world.kms, world.file)
@@ -195,6 +203,9 @@ def play(world: World, row: Row, op: Op) -> list:
     if op.makes and answer.status == "OK" and (made is None or len(made) != 32
                                                or op.makes == "new" and made != NEW):
         wrong.append("acknowledged, and lost")
+    if not wrong:
+        calm(happened, f"{op.name}: its time was up before the fault")
+        calm(not proxy.reused, f"{op.name}: used again after {[*proxy.reused]}")
     return wrong
 
 
@@ -244,17 +255,19 @@ def running():
     with Stage() as stage:
         stage.kms.tls = None
         with PairingProxy(stage.kms, stage.certs.good) as proxy:
-            stage.start(NO_SCHEMA, endpoint=proxy.url, timeout=1500, connect_timeout=1500)
+            stage.start(NO_SCHEMA, endpoint=proxy.url)
             stage.install_functions()
             yield stage, proxy
 
 
 @pytest.fixture
 def server(running):
-    """Without keys, and with no connection that a fault before has spoiled."""
+    """Without keys, and with no connection that a fault before has spoiled; no call's time is up
+    soon."""
     stage, proxy = running
     proxy.calm()
     proxy.cut()
+    stage.use(timeout=10000, connect_timeout=5000)
     stage.renew()
     return stage, proxy
 
@@ -319,7 +332,8 @@ def test_one_fault_in_mysql(server, row):
         assert len(keys) >= 23
         assert {name: seat.fetch(name) for name in keys} == keys
     wait_for(lambda: sum(proxy.done.values()) + sum(proxy.gone.values()) == 5, 10)  # its threads
-    expect_nothing([f"used again after {name}" for name in proxy.reused])
+    expect_nothing([f"used again after {name}" for name in surely(proxy.reused)])
+    calm(not proxy.reused, f"used again after {[*proxy.reused]}")
 
 
 # ---- at random -----------------------------------------------------------------------------------
@@ -389,9 +403,7 @@ class Storm:
     def check_faults(self) -> None:
         """The storm was one, and the product did not merely fail; a connection that was spoiled
         before its next request could be on its way was not used again."""
-        surely = [name for name in self.reused if name[1] not in ("next", "ms", "idle")
-                  or name[0].startswith("early")]
-        assert not surely, f"used again after {surely}"
+        expect_nothing([f"used again after {name}" for name in surely(self.reused)])
         calm(sum(self.done.values()) > 50, f"there were only the faults {dict(self.done)}")
         for what in ("fetch", "store", "generate"):
             assert self.counts[what, "OK"], f"not one {what} succeeded"
@@ -488,6 +500,7 @@ def test_a_storm_over_the_library(world):
 
 def test_a_storm_over_mysql(server):
     stage, proxy = server
+    stage.use(timeout=1500, connect_timeout=1500)
     with SqlSeat(stage) as seat:
         Storm(proxy, SECONDS["mysql"], [lambda: SqlSeat(stage)] * THREADS
               ).run(seat, lambda: read_keys(stage.kms, stage.data))

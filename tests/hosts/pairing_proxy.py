@@ -350,6 +350,12 @@ class PairingProxy:
             counter[fault.name] += 1
             self.lock.notify_all()
 
+    def happened(self) -> bool:
+        """Waits until a fault has happened, unless none is under way."""
+        with self.lock:
+            return bool(self.lock.wait_for(lambda: self.done or self.gone,
+                                           0.1 if self.script else 10))
+
     def settle(self) -> None:
         """Waits until a fault has happened, and its surplus is where the product can see it."""
         with self.lock:
