@@ -3022,7 +3022,8 @@ kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
  * link at the end of the path, because an attacker may have put one in the
  * keyring's place. FOLDER opens a folder so that it can be synced. READ and
  * READ_LINKED open a folder, too, on POSIX and on Windows; the caller then sees
- * that it is no file. */
+ * that it is no file. If the process has closed 0, 1 or 2, a file of ours does
+ * not get that number: what others print would be written into it. */
 static int
 kaws__disk_open(const char *path, int how, int *fd)
 {
@@ -3061,16 +3062,18 @@ kaws__disk_open(const char *path, int how, int *fd)
     return *fd < 0 ? EMFILE : 0;
 #else
     static const int flags[] = {
-        O_RDONLY | O_NOFOLLOW,
-        O_RDWR | O_NOFOLLOW,
+        O_RDONLY | O_NOFOLLOW, O_RDWR | O_NOFOLLOW,
         O_RDWR | O_NOFOLLOW | O_CREAT | O_EXCL,
         O_RDWR | O_NOFOLLOW | O_CREAT,
-        O_RDONLY,
-        O_RDONLY | O_DIRECTORY
+        O_RDONLY, O_RDONLY | O_DIRECTORY
     };
-    int os, more = O_CLOEXEC | O_NONBLOCK;
+    int os, low, more = O_CLOEXEC | O_NONBLOCK;
 
     KAWS__CALL(os, *fd = open(path, flags[how] | more, 0600));
+    if (os == 0 && (low = *fd) <= 2) {
+        KAWS__CALL(os, *fd = fcntl(low, F_DUPFD_CLOEXEC, 3));
+        close(low);
+    }
     return os;
 #endif
 }
@@ -3299,8 +3302,7 @@ kaws__disk_rename(const char *from, const char *to, int how)
         return rename(from, to) != 0 ? errno : 0;
     errno = ENOSYS;
 #if defined(SYS_renameat2)
-    if (kaws__sys_call(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to,
-                       how) == 0)
+    if (kaws__sys_call(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
 #endif
     if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
@@ -3320,8 +3322,7 @@ kaws__disk_is_mount(const char *path)
 #if defined(SYS_statx)
     uint64_t x[32] = { 0 };       /* 1: attributes; 0x2000: a mount's root    */
 
-    (void)kaws__sys_call(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0,
-                         x);
+    (void)kaws__sys_call(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, x);
     return (x[1] & 0x2000) != 0;
 #else
     (void)path;

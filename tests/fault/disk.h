@@ -1455,7 +1455,7 @@ disk_is_held(int self, int slot, short type)
 /* Locks that belong to the open file (F_OFD_SETLK and F_OFD_GETLK). Letting go
  * of one does not fail: no local file system's does. */
 DISK int
-disk_fcntl(int fd, int call, struct flock *range)
+disk_lock(int fd, int call, struct flock *range)
 {
     int error, held, slot = (int)range->l_start;
     disk_fault fault = disk.fault;
@@ -1481,6 +1481,26 @@ disk_fcntl(int fd, int call, struct flock *range)
     else if (!held)
         range->l_type = F_UNLCK;
     return disk_leave(0, 0);
+}
+
+
+/* A file of the disk is never one of the three that are moved. */
+DISK int
+disk_fcntl(int fd, int call, ...)
+{
+    struct flock *range = NULL;
+    int least = 0;
+    va_list args;
+
+    va_start(args, call);
+    if (call == F_DUPFD_CLOEXEC)
+        least = va_arg(args, int);
+    else
+        range = va_arg(args, struct flock *);
+    va_end(args);
+    if (range != NULL)
+        return disk_lock(fd, call, range);
+    return disk_fails("fcntl", '\0') ? -1 : fcntl(fd, call, least);
 }
 
 

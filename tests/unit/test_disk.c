@@ -568,6 +568,43 @@ test_no_file_is_inherited_or_readable(void **state)
 }
 
 
+/* In a process that has closed 0, 1 and 2, whoever prints would print into a
+ * file of ours with such a number. If no other is free, the file stays closed.
+ */
+static void
+test_no_file_is_where_others_print(void **state)
+{
+    int kept[3], fds[2 * (KAWS__FOLDER + 1)], results[2 * (KAWS__FOLDER + 1)];
+    int i, how, count = 0;
+
+    (void)state;
+    for (i = 0; i <= 2; i++) {
+        kept[i] = (fcntl)(i, F_DUPFD_CLOEXEC, 10);
+        (close)(i);
+    }
+    for (i = 0; i < 2; i++)
+        for (how = KAWS__NEW; how >= 0; how--) {
+            if (i == 1)
+                disk_fail("fcntl", 0, EMFILE, 1);
+            results[count] = OPEN(i == 0 || how != KAWS__NEW ? "a" : "b", how,
+                                  &fds[count]);
+            count++;
+        }
+    for (i = 0; i <= 2; i++) {
+        assert_int_equal(dup2(kept[i], i), i);
+        (close)(kept[i]);
+    }
+    for (i = 0; i < count; i++) {
+        assert_int_equal(results[i], i < count / 2 ? 0 : EMFILE);
+        if (results[i] == 0) {
+            assert_in_range(fds[i], 3, 1000);
+            assert_true((fcntl)(fds[i], F_GETFD) & FD_CLOEXEC);
+        }
+        kaws__disk_close(fds[i]);
+    }
+}
+
+
 /* Whose a file is, who else may use it, and how many names it has; each change
  * of its bytes or of its name moves a time. */
 static void
@@ -845,6 +882,7 @@ main(int argc, char **argv)
         IN_FOLDER(test_only_read_linked_follows_a_link),
         IN_FOLDER(test_odd_files_are_refused_at_once),
         IN_FOLDER(test_no_file_is_inherited_or_readable),
+        IN_FOLDER(test_no_file_is_where_others_print),
         IN_FOLDER(test_stat_tells_owner_mode_and_names),
         IN_FOLDER(test_bytes_done_before_a_failure_count),
         IN_FOLDER(test_rename_falls_back),
