@@ -1314,7 +1314,7 @@ plug__server_session(void)
 static plug__abi_text
 plug__server_text(void *thd)
 {
-    static const plug__abi_text none = { NULL, 0 };
+    static const plug__abi_text none = { "", 0 };
 
     return plug__server_has(mysql_parser_service)
            ? mysql_parser_service->get_query(thd) : none;
@@ -1382,14 +1382,37 @@ plug__server_called(void)
 }
 
 
+/* What follows the comments that a tool may write before a statement. Comments
+ * for MySQL stay, because only the server knows whether they count. */
+static plug__abi_text
+plug__server_bare(plug__abi_text text)
+{
+    const char *at = text.at, *const end = at + text.len, *to = at;
+
+    while (to != NULL && end - (at = to) > 2) {
+        if (memcmp(at, "/*", 2) == 0 && at[2] != '!') {
+            to = memmem(at + 2, (size_t)(end - at) - 2, "*/", 2);
+            to += to != NULL ? 2 : 0;
+        } else if (*at == '#' || memcmp(at, "--", 2) == 0) {
+            to = memchr(at, '\n', (size_t)(end - at));
+        } else if (*at == ' ' || (*at >= '\t' && *at <= '\r')) {
+            to = at + 1;
+        } else {
+            break;
+        }
+    }
+    return (plug__abi_text){ at, (size_t)(end - at) };
+}
+
+
 /* Whether this session's statement is INSTALL PLUGIN, or INSTALL COMPONENT. It
  * has to begin with this word, because a session sets no variable by itself in
- * such a statement. (The server has removed blanks before it.) */
+ * such a statement. */
 static bool
 plug__server_installs(void *thd)
 {
     static const char install[] = "INSTALL";
-    const plug__abi_text text = plug__server_text(thd);
+    const plug__abi_text text = plug__server_bare(plug__server_text(thd));
     size_t i = 0;
 
     while (i < text.len && install[i] != '\0'

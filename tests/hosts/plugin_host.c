@@ -913,16 +913,25 @@ set_one(plugin *p, const char *name, const char *text)
 }
 
 
+/* What tools write before a statement. */
+static const char *const before_statement[] = {
+    "", "/* a tool */ ", "/**/\n\t# a line\n-- SET\n/* a *//***/"
+};
+
+
 /* INSTALL PLUGIN until init, as in 8.0: the server sets persisted values, one
- * by one, and gives up if one is refused. Then this returns NULL. */
+ * by one, and gives up if one is refused. Then this returns NULL. Each time a
+ * different tool does it. */
 static plugin *
 add_persisted(const char *one, assignment *persisted, int n)
 {
     plugin *const p = add_plugin(one, NULL);
+    static int tool;
 
     end_statement(current);
     snprintf(current->query, sizeof current->query,
-             "install plugin keyring_aws SONAME 'keyring_aws.so'");
+             "%sinstall plugin keyring_aws SONAME 'keyring_aws.so'",
+             before_statement[tool++ % 3]);
     for (int i = 0; i < n; i++) {
         if (check_one(p, &persisted[i]) != 0) {
             discard(p);
@@ -1928,16 +1937,28 @@ test_persisted_refusals(void)
 static void
 test_persisted_again(void)
 {
-    plugin   *p      = load_with(NULL, NULL);
-    const int before = count("");
+    static const char *const sets[] = {
+        "SET GLOBAL ...", "/* INSTALL */ SET GLOBAL ...", "/* INSTALL",
+        "/*!99999 INSTALL */ SET GLOBAL ...", "# INSTALL", "-- INSTALL", "/*",
+        "--", "#"
+    };
+    plugin *p      = load_with(NULL, NULL);
+    int     before = count("");
 
-    snprintf(current->query, sizeof current->query, "INSTALL PLUGIN other");
-    check(check_one(p, &(assignment){ "cmk_id", key_3, { NULL } }) == 0
-          && count("") == before, "then KMS is not asked, either");
-    snprintf(current->query, sizeof current->query, "SET GLOBAL ...");
-    check(check_one(p, &(assignment){ "cmk_id", key_3, { NULL } }) == 0
-          && count("") > before, "but if a session sets it");
-    end_statement(current);
+    for (int i = 0; i < 3; i++) {
+        snprintf(current->query, sizeof current->query,
+                 "%sINSTALL PLUGIN other", before_statement[i]);
+        check(check_one(p, &(assignment){ "cmk_id", key_3, { NULL } }) == 0
+              && count("") == before, "then KMS is not asked, either");
+        end_statement(current);
+    }
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        before = count("");
+        snprintf(current->query, sizeof current->query, "%s", sets[i]);
+        check(check_one(p, &(assignment){ "cmk_id", key_3, { NULL } }) == 0
+              && count("") > before, "but if a session sets it");
+        end_statement(current);
+    }
     unload(p);
 }
 
