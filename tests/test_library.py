@@ -22,7 +22,7 @@ import pytest
 from conftest import fill, tear, write_conf
 from driver import Driver, build_c
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, MULTI_REGION_ID,
-                          OTHER_ACCOUNT, SECRET, Emulator, Reply, to_json)
+                          OTHER_ACCOUNT, SECRET, Emulator, Reply, tls_context, to_json)
 from patience import in_time
 
 DRIVER_C = Path(__file__).parent / "hosts" / "driver.c"
@@ -1116,6 +1116,23 @@ def test_no_variable_names_a_ca_file(driver, certs):
     driver({name: "/nowhere" for name in names}).ok("check")
     lib = driver({name: str(certs.ca) for name in names}, ca_file=None, max_attempts=1)
     answer = lib.call("check")
+    assert answer.status == "NETWORK" and "certificate" in answer.text
+
+
+def test_certificates_that_are_added_and_removed(driver, emulator, certs, tmp_path):
+    """A CA that is added counts at once, though connections are kept. One that is removed counts
+    until the ring is opened again: libcurl keeps it with them."""
+    ca, other = tmp_path / "ca.pem", certs.ca.with_name("other_ca.crt")
+    ca.write_bytes(certs.ca.read_bytes())
+    lib = driver(ca_file=ca)
+    lib.ok("check")
+    ca.write_bytes(other.read_bytes())
+    emulator.tls = tls_context(*certs.unknown_ca, None)
+    emulator.cut()
+    lib.ok("check")
+    ca.write_bytes(certs.ca.read_bytes())
+    emulator.cut()
+    answer = driver(ca_file=ca, max_attempts=1).call("check")
     assert answer.status == "NETWORK" and "certificate" in answer.text
 
 
