@@ -7690,7 +7690,7 @@ kaws__arn_split(kaws_bytes text, kaws__arn *out)
     out->resource = rest;
     if (text.len > KAWS__ARN_MAX || !kaws__buf_same(arn, kaws__buf_of("arn")) ||
         !kaws__buf_same(kms, kaws__buf_of("kms")))
-        return "it does not begin with arn:PARTITION:kms:";
+        return "it is too long, or does not begin with arn:PARTITION:kms:";
     if (!kaws__buf_copy_text(account, sizeof account, out->account) ||
         strspn(account, "0123456789") != 12)
         return "its account is not 12 digits";
@@ -7733,7 +7733,7 @@ kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
     else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
                              "alias of a KMS key (an alias begins with alias/, "
-                             "an ARN with arn:aws:kms:)",
+                             "an ARN with arn:aws:kms:; 255 bytes at most)",
                              kaws__text_show(shown, sizeof shown, id));
     (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
     (void)kaws__buf_copy_text(target->region, sizeof target->region, where);

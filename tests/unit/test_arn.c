@@ -250,6 +250,10 @@ test_longest_target(void **state)
     text[256] = '\0';
     expect_at(__LINE__, &err, kaws__arn_target(&target, text, "x", &err),
               KAWS_ARGUMENT, "kkk...");
+    assert_non_null(strstr(err.text, "255 bytes at most"));
+    memcpy(text, A "alias/", sizeof A "alias/" - 1);
+    expect_at(__LINE__, &err, kaws__arn_target(&target, text, "x", &err),
+              KAWS_ARGUMENT, "it is too long");
     text[255] = '\0';
     assert_int_equal(kaws__arn_target(&target, text, "x", NULL), KAWS_OK);
     assert_string_equal(target.key_id, text);
