@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 
 PROGRAMS = """apparmor_parser apt-get aws cat cc checkmodule chmod chown cp curl dmesg dnf
     docker echo editor eksctl export find findmnt for gcc grep head if install kubectl ln ls
-    make mv mysql mysqldump openssl python3 restorecon rm scp sed semanage semodule
+    make mv mysql mysqldump openssl pgrep python3 restorecon rm scp sed semanage semodule
     semodule_package setsebool shred ssh sudo systemctl tail tar terraform until""".split()
 
 ELSEWHERE = (   # page, heading, and the tests that run the commands below it

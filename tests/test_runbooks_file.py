@@ -262,12 +262,17 @@ def test_the_server_moves(machine):
             assert str(machine.data) in text
             return new.settings_text(create=False)
 
-        book.run("tar -C", editor=adapt)
+        unpack = "\n".join(re.findall("(?m)^(?:mv|tar) .*", book.blocks[0]))
+        book.run("-xzpf", editor=adapt)
         assert "OK" in book.run("CHECK TABLE")
         assert keys < new.entries().items() and new.rows_of() == [1]
         assert {each["access_key_id"] for each in new.kms.log()["requests"]} == {"AKIDNEW"}
+        present = new.data.read_bytes()
+        assert "not empty" in book.sh(unpack, fails=True), "no key is lost by a second time"
         book.run("rm $SAFE")
         assert [each.name for each in new.safe.iterdir()] == [COPY]
+        book.sh(book.blocks[-1])        # on the wrong machine, whose server runs
+        assert new.data.read_bytes() == present
         book.on(machine)
         book.run("shred")
         assert not machine.data.exists() and not machine.cnf.exists()

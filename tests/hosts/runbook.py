@@ -9,6 +9,7 @@ to the server, and any other one to sh.  What differs from an administrator's ma
 
   * /var, /usr and /etc are folders in the machine's own, `root`
   * lines with systemctl stop and start its server, and editor is a function of the test's
+  * pgrep finds this machine's server only
   * there is no account named mysql: sudo -u runs its command, install and chown name no owner
   * aws is Debian's, with the endpoints of the emulators and their CA: KMS is our emulator, which
     heeds a key's state, and IAM is moto, if there is one.  CloudTrail has no emulator: there the
@@ -54,6 +55,7 @@ owner() {       # runs a command without the options that name an owner
 install() { owner install "$@"; }
 chown() { owner chown "$@"; }
 sudo() { shift 2; "$@"; }
+pgrep() { [ -S "$MYSQL_UNIX_PORT" ]; }      # not the server of another test
 scp() { cp "$1" "$OTHER_MACHINE${2#*:"$ROOT"}"; }
 """
 
