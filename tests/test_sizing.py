@@ -123,7 +123,7 @@ def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
 
 def test_the_component_s_start_takes_two_requests_less():
     """The page says so below its table: it asks KMS nothing before the server asks for a key."""
-    assert "The component's start takes 2 requests less" in SIZING
+    assert "The component's start takes 2 fewer" in SIZING
     with Stage(door="component") as stage:
         stage.start(NO_SCHEMA)
         stage.sql("CREATE DATABASE d")
