@@ -811,7 +811,7 @@
  * a week at most.
  *
  * Neither the format nor the library limits the number of keys. But a ring
- * keeps the whole data file in memory, and that takes about 475 bytes a key (an
+ * keeps the whole data file in memory, and that takes about 500 bytes a key (an
  * entry has at most 7052). We do not trust the size of the file alone: before
  * we allocate more than 1 MiB (256 MiB, if the file has no holes), we follow
  * the lengths of its entries, and they must lead to its end. So a file that is

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import messages
+import versions
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator, as_list
 from manual import MANUAL, PAGES, README, blocks, section
 from servers import Moto, certificates
+from versions import OLDEST, TABLE
 
 import botocore.session         # after its finder
 
@@ -406,6 +408,148 @@ def test_the_readme_counts_requests_as_the_page_on_sizing_does():
     text = " ".join(section("Sizing", README.read_text()).split())
     assert f"encrypted tables takes {start} requests" in text
     assert f"rotation of the master key {rotation}:" in text
+
+
+# ---- figures in the text are the sources' -------------------------------------------------------
+
+FIGURES = (     # what the manual or the header says, in which unit, and the figures of the sources
+    ("A key that KMS generates has at most {} bytes", 1, "KAWS_GENERATE_MAX"),
+    ("a key that is stored at most {}:", 1, "KAWS_PLAIN_MAX"),
+    ("id and owner have at most {} bytes each", 1, "KAWS_NAME_MAX"),
+    ("A key id or user id has at most {} bytes", 1, "KAWS_NAME_MAX"),
+    ("A generated key has at most {} bytes, a stored key {};", 1,
+     "KAWS_GENERATE_MAX KAWS_PLAIN_MAX"),
+    ("A key of more than {} bytes ends the migration", 1, "KAWS_PLAIN_MAX"),
+    ("KMS encrypts {} bytes at most", 1, "KAWS_PLAIN_MAX"),
+    ("cache keeps {} keys and 1 MiB at most", 1, "KAWS__SHIELD_KEYS"),
+    ("cache keeps 1,024 keys and {} MiB at most", 1 << 20, "KAWS__SHIELD_BYTES"),
+    ("keys are kept, at most {} keys and 1 MiB;", 1, "KAWS__SHIELD_KEYS"),
+    ("keys are kept, at most 1024 keys and {} MiB;", 1 << 20, "KAWS__SHIELD_BYTES"),
+    ("fetched keys are kept in memory for {} s", 1, "CACHE_KEYS"),
+    ("becomes `keyring_aws_cache_seconds = {}`", 1, "CACHE_KEYS"),
+    ("needs about {} bytes for each key", 1, "MEMORY/100*100"),
+    ("about {} bytes a key", 1, "MEMORY/100*100"),
+    ("(an entry has at most {})", 1, "KAWS__STORE_APPEND_MAX"),
+    ("allocate more than {} MiB ({} MiB, if", 1 << 20, "KAWS__FILE_SMALL KAWS__FILE_LARGE"),
+    ("Credentials have at most {} (id), {} (secret) and {} (token) bytes", 1,
+     "KAWS__SOURCES_ID_MAX KAWS__SIGV4_SECRET_MAX KAWS__SOURCES_TOKEN_MAX"),
+    ("a CA file {} MiB", 1 << 20, "KAWS__CURL_CA_MAX"),
+    ("signs at most {} headers and {} query parameters", 1, "KAWS__SIGV4_MAX KAWS__SIGV4_MAX"),
+    ("at most {} KiB of a reply's header lines", 1024, "KAWS__CURL_HEAD_MAX"),
+    ("iles may have {} bytes together", 1, "KAWS__READING_ROOM-1"),
+    ("Both files together may have {} bytes", 1, "KAWS__READING_ROOM-1"),
+    ("for up to {} roles", 1, "KAWS__READING_ROLES-1"),
+    ("up to {} roles may follow", 1, "KAWS__READING_ROLES-1"),
+    ("`duration_seconds` (900 to {};", 1, "DURATION"),
+    ("for nothing else: 2 to {} letters", 1, "EXTERNAL_ID"),
+    ("the token, of {} bytes at most", 1, "KAWS__STS_TOKEN"),
+    ("at most each time, and up to {} times", 1, "KAWS__STS_TRIES"),
+    ("service did not answer in {} seconds", 1000, "2*KAWS__REMOTE_MS"),
+    ("when {} minutes are left", 60, "KAWS__CREDS_EARLY_S"),
+    ("minutes are left, or a {} of", 1, "KAWS__CREDS_PART"),
+    ("asked again after {} minute", 60000, "KAWS__CREDS_PAUSE_MS"),
+    ("asks again after {} minute", 60000, "KAWS__CREDS_PAUSE_MS"),
+    ("first time, and then at most once {} minute", 60000, "PLUG__QUIET_MS"),
+    ("List all regions that have the key, {} at most", 1, "KAWS__REGIONS_MAX"),
+    ("lists those regions, {} at most", 1, "KAWS__REGIONS_MAX"),
+    ("one call at a time, every {} to {} seconds", 1000, "KAWS__BREAKER_LEAST KAWS__BREAKER_MOST"),
+    ("after {} s, and then after pauses that double up to {} s", 1000,
+     "KAWS__BREAKER_LEAST KAWS__BREAKER_MOST"),
+    ("tries home every {} seconds", 1000, "KAWS__BREAKER_MOST"),
+    ("within {} seconds after KMS is back", 1000, "KAWS__BREAKER_MOST"),
+    ("*Later* means: {} seconds", 1000, "KAWS__BREAKER_MOST"),
+    ("is back, wait for {} seconds", 1000, "KAWS__BREAKER_MOST"),
+    ("below {} ms each call does", 1, "KAWS__BREAKER_BRIEF"),
+    ("such pair of lines in {} seconds", 1000, "KAWS__BREAKER_QUIET"),
+    ("for one outage in {} s for each host", 1000, "KAWS__BREAKER_QUIET"),
+    ("one such line in {} seconds", 1000, "KAWS__ROUTE_QUIET"),
+    ("keyring_aws_connect_timeout` and {} a second longer", 1000, "KAWS__ROUTE_SHORT"),
+    ("{} seconds at most for the first call", 1000, "CONNECT_TIMEOUT+KAWS__ROUTE_SHORT"),
+    ("the first call takes {} s longer", 1000, "CONNECT_TIMEOUT+KAWS__ROUTE_SHORT"),
+    ("once in {} hours of use", 3600000, "KAWS__ROUTE_DAY"),
+    ("at least every {} ms", 1, "KAWS__CANCEL_MS"),
+    ("that waits for KMS, within {} ms", 1, "2*KAWS__CANCEL_MS"),
+    ("waited {} seconds for another process, or {} seconds in which", 1000,
+     "KAWS__FILE_WAIT_MS KAWS__VAULT_TURN_MS"),
+    ("There are up to {} attempts", 1, "ATTEMPTS"),
+    ("that the quota allows in `keyring_aws_timeout` ({} for that", 1, "TIMEOUT/2"),
+    ("works at most {} times in the life", 1, "ROTATIONS"),
+    ("this KMS key was rotated {} times", 1, "ROTATIONS"),
+    ("user `mysql` is number {}.", 1, "POD_USER"), ("(`chown 0:{}`", 1, "POD_USER"),
+    ("The start may take {} minutes", 60, "POD_PERIOD*POD_FAILURES"),
+)
+ROW_NUMBER = r'\n    { "%s", (?:.|\n)*?number = { (\d+)'
+PLACES = {      # a figure without a name in C: its file, and what it stands in
+    "CACHE_KEYS": ("keyring_aws_plugin.c", r"values\[cache\][.]number = (\d+)"),
+    "CONNECT_TIMEOUT": ("keyring_aws_plugin.c", ROW_NUMBER % "connect_timeout"),
+    "TIMEOUT": ("keyring_aws_plugin.c", ROW_NUMBER % "timeout"),
+    "DURATION": ("keyring_aws.h", r"want\[KAWS__DURATION\], (\d+)"),
+    "EXTERNAL_ID": ("keyring_aws.h", r"external_id, 2, (\d+)"),
+    "ATTEMPTS": ("keyring_aws.h", r"c->attempt - c->throttled >= (\d)"),
+    "MEMORY": ("tests/bench/results.md", r"memory a key, 100,000 keys\*\*: (\d+) bytes"),
+    "ROTATIONS": ("tests/hosts/kms_emulator.py", r"ROTATIONS_MAX = (\d+)"),
+    "POD_USER": ("tests/package/examples/kubernetes.yaml", r"runAsUser: (\d+)"),
+    "POD_PERIOD": ("tests/package/examples/kubernetes.yaml", r"periodSeconds: (\d+)"),
+    "POD_FAILURES": ("tests/package/examples/kubernetes.yaml", r"failureThreshold: (\d+)"),
+}
+NUMBERS = {"a": 1, "half": 0.5, "third": 3, "two": 2, "three": 3, "five": 5, "ten": 10}
+
+
+def figures(prose: str) -> list[str]:
+    """For the compiler: each figure of the text, which must be that of the sources."""
+    found = []
+    for text, unit, names in FIGURES:
+        pattern = re.escape(text).replace(r"\{\}", r"(\d+(?:,\d{3})*(?:[.]\d+)?|[a-z]+)")
+        said = [each.groups() for each in re.finditer(pattern, prose)]
+        assert said, f"nothing says: {text}"
+        for name, figure in ((name, figure) for each in said for name, figure in
+                             zip(names.split(), each, strict=True)):
+            value = NUMBERS.get(figure) or float(figure.replace(",", ""))
+            found.append(f'_Static_assert({name} == {value * unit:.0f}, "{text}, not {figure}");')
+    return found
+
+
+def test_the_figures_of_the_text_are_those_of_the_sources():
+    """Each is changed once, too: then the compiler sees that."""
+    prose = " ".join((MANUAL + re.sub(r"(?m)^ \* ?", "", HEADER[:HEADER.index("*/")])).split())
+    right = figures(prose)
+    wrong = [re.sub(r"== (\d+)", lambda value: f"== {int(value[1]) + 1}", each) for each in right]
+    source = '#include "keyring_aws_plugin.c"\n' + "".join(
+        f"#define {name} {re.search(where, (TOP / file).read_text())[1]}\n"
+        for name, (file, where) in PLACES.items())
+
+    def refused(claims: list[str]) -> set[str]:
+        done = subprocess.run(["gcc", "-std=c11", "-fsyntax-only", "-xc", "-"], cwd=TOP, text=True,
+                              input=source + "\n".join(claims), capture_output=True)
+        return {*re.findall(r'error: (.*)', done.stderr)}
+
+    assert refused(right) == set()
+    assert len(refused(wrong)) == len({*wrong})
+
+
+SINCE = (       # what the manual says of a version, and that version's row in versions.py
+    (r"For MySQL (\S+) or later, with the access key", OLDEST),
+    (r"use that server\s+\((\S+) or later\)", OLDEST), (r"(\S+) and later; 9.x warns", OLDEST),
+    (r"For MySQL (\S+) or later. \*\*In", "components"),
+    (r"favour of components, which came with (\S+)[.]", "components"),
+    (r"The component, for MySQL (\S+) and later", "components"),
+    (r"MySQL \| (\S+) and later \|", "components"), (r"component needs (\S+) or", "components"),
+    (r"`performance_schema.error_log` \((\S+) and later\)", "error_log"),
+    (r"Before (\S+) there is no table of the component's", "components"),
+)
+KNOWN_VERSIONS = {"8.0.14": "MySQL's manual, of binlog_encryption"}
+
+
+def test_the_versions_in_the_text_are_those_of_the_tests():
+    known = {".".join(map(str, version)) for row in TABLE.values() for version, _ in row.values}
+    results = (TOP / "tests/bench/results.md").read_text()
+    known |= {*re.findall(r"\d[.]\d[.]\d+", str(versions.__doc__) + results), *KNOWN_VERSIONS}
+    for text, row in SINCE:
+        version = TABLE[row].values[-1][0] if isinstance(row, str) else row
+        said = ".".join(map(str, version))
+        assert {*re.findall(text, MANUAL)} == {said}, text
+        known.add(said)
+    assert {*re.findall(r"(?<![\d.])[5-9][.]\d[.]\d+(?![\d.]*\d)", MANUAL)} <= known
 
 
 # ---- every line for the log is explained --------------------------------------------------------
