@@ -193,6 +193,7 @@ def test_a_new_kms_key(account):
         book.run("editor", editor=lambda text: text.replace(old, new))
         assert book.run("rotate_keys").endswith("1")
         assert {each.arn for each in machine.entries().values()} == {new}
+        assert [line.split()[1] for line in book.run("grep -aoE").splitlines()] == [new]
         book.run("disable-key")
         assert machine.kms.key(old).state == "Disabled"
         book.run("ROTATE INNODB MASTER KEY")

@@ -162,6 +162,23 @@ def test_the_key_is_deleted(machine):
     assert {each.arn for each in machine.entries().values()} == {*new} and new[0] != machine.key
 
 
+def test_a_table_that_is_closed_does_not_end_the_dump(machine):
+    """It is named, and the tables after it are dumped."""
+    machine.begin()
+    machine.sql("CREATE DATABASE a")
+    machine.sql("CREATE TABLE a.u (n INT) ENCRYPTION = 'Y'")
+    machine.kms.set_key(machine.key, state="Disabled")
+    machine.systemctl("restart")
+    with pytest.raises(Exception, match="3185"):
+        machine.sql("SELECT * FROM a.u")
+    machine.kms.set_key(machine.key, state="Enabled")
+    assert machine.rows_of() == [1]
+    with machine.play("The KMS key is deleted") as book:
+        book.blocks, book.wanted = [each for each in book.blocks if "mysqldump" in each], []
+        assert "`u`" in book.run("mysqldump", fails=True)
+    assert "the castle is in the north" in next(machine.safe.glob("all.*.sql")).read_text()
+
+
 def test_what_the_deleted_key_takes_along(machine):
     """With the tablespace mysql encrypted, it is the whole server."""
     machine.begin().sql("ALTER TABLESPACE mysql ENCRYPTION = 'Y'")
