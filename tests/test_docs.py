@@ -554,6 +554,15 @@ def test_the_versions_in_the_text_are_those_of_the_tests():
     assert {*re.findall(r"(?<![\d.])[5-9][.]\d[.]\d+(?![\d.]*\d)", MANUAL)} <= known
 
 
+def test_the_table_of_hosts_is_the_header_s():
+    """Those of STS have the same form."""
+    rows = re.findall(r"(?m)^\| (\w+) \| `(kms\S+)` \| `(\S+)` \|", section("FIPS and IPv6"))
+    assert [(switch, kms) for switch, kms, _ in rows] == re.findall(
+        r"(?m)^ \*     (neither|fips|dualstack|both) +(kms\S+)$", HEADER)
+    assert len(rows) == 4 and [sts for *_, sts in rows] == [
+        "sts" + kms.removeprefix("kms") for _, kms, _ in rows]
+
+
 # ---- every line for the log is explained --------------------------------------------------------
 
 def logged_lines() -> list[messages.Message]:
