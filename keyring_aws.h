@@ -241,13 +241,12 @@
  * a second for the reply, and used it up; and those of calls that began before
  * the last reply came. Rings with different ca_files or proxies, or with
  * different hooks `send` or `ticks_ms`, share nothing, and when the last ring
- * with such hooks is closed, what it knew is forgotten. Rings share nothing
- * either if one of them lets connecting take less than half a second, unless
- * both let it take the same time. With KEYRING_AWS_STATIC each implementation
- * in a program has a state of its own. A forked child begins with none. The log
- * gets a warning for an outage, and a note when it ends; but only for one
- * outage in 10 s for each host, and the next warning says how many outages got
- * no line.
+ * with such hooks is closed, what it knew is forgotten. Nor do rings share
+ * anything if their connect timeouts differ, and one of them is below half a
+ * second. With KEYRING_AWS_STATIC each implementation in a program has a state
+ * of its own. A forked child begins with none. The log gets a warning for an
+ * outage, and a note when it ends; but only for one outage in 10 s for each
+ * host, and the next warning says how many outages got no line.
  *
  * A call for a multi-region key may go to another region in place of failing:
  * see section 8.1. It waits, or fails, only if no region of its route answers.
