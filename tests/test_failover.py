@@ -443,6 +443,7 @@ def test_another_region_refuses(ring, driver, home, other, settings, how, replic
     spoil(other)
 
     def is_homes(answer) -> None:
+        calm(answer.status == WAYS[how][2] or "timed out" not in answer.text, answer)
         assert answer.status == WAYS[how][2], answer
         assert answer.aws in ("", "KMSInternalException", "ThrottlingException"), answer
         found = re.search(rf"^(AWS|cannot reach AWS) KMS at 127.0.0.1:{home.port} .*; and {SECOND} "

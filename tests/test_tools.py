@@ -179,9 +179,9 @@ def test_how_often_they_ran():
 
 def test_patience_has_an_end(tmp_path):
     (tmp_path / "test_late.py").write_text(LATE)
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "patience", "-p",
-                           "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path],
-                          env=os.environ | {"PYTHONPATH": str(TOP / "tests" / "hosts")},
+    argv = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "patience", "-p",
+            "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path]
+    done = subprocess.run(argv, env=os.environ | {"PYTHONPATH": str(TOP / "tests" / "hosts")},
                           stdout=subprocess.PIPE, text=True, check=False)
     assert run.count(done.stdout) == (2, 4), done.stdout    # one test has an error, too
     assert re.findall(r"(?m)^FAILED \S+::(\w+)", done.stdout) == [
