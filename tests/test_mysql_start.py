@@ -210,7 +210,7 @@ def test_the_server_aborts_if_the_plugin_is_forced(spoilable, fault, sentence):
     settings, before = spoil(spoilable, fault), remains(spoilable)
     env = settings.pop("env", None)
     run = spoilable.db.run_once(*spoilable.options(NO_SCHEMA, "--keyring-aws=FORCE", **settings),
-                                timeout=60, env=env)
+                                timeout=300, env=env)
     assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
     check_one_sentence(run.stdout, sentence)
     assert not re.search("Xy7q|Wv8z", run.stdout)
@@ -496,7 +496,7 @@ def test_a_missing_volume_is_no_new_keyring(stage):
     assert stage.db.stop() == 0
     volume = stage.data.parent.rename(stage.data.parent.with_name("elsewhere"))
     run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF"),
-                            timeout=60)
+                            timeout=300)
     assert run.returncode == 1
     check_one_sentence(run.stdout, "mount its volume, or put the file back")
     assert not stage.data.parent.exists()
@@ -727,7 +727,7 @@ def check_foreign(stage, *lines: str) -> None:
 def test_the_conf_file_cannot_move_trust(moved):
     """The server is not started with it, nothing is sealed for that account, and nothing lost."""
     before, asked = remains(moved), moved.kms.count()
-    run = moved.db.run_once(*moved.options(NO_SCHEMA, "--keyring-aws=FORCE"), timeout=60)
+    run = moved.db.run_once(*moved.options(NO_SCHEMA, "--keyring-aws=FORCE"), timeout=300)
     assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
     check_foreign(moved, *said("ERROR", run.stdout))
     moved.start(NO_SCHEMA)                              # and without FORCE, without the plugin

@@ -616,7 +616,7 @@ def test_a_server_without_a_conf_file(stage):
     asked = stage.kms.count()
     for change, words in REFUSED:
         run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE",
-                                               **{**native, **change}), timeout=60, env=NO_EC2)
+                                               **{**native, **change}), timeout=300, env=NO_EC2)
         assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
         (line,) = said("ERROR", run.stdout)
         assert re.search(words, line), line

@@ -24,7 +24,7 @@ on_a_machine = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 QUICK = manual.section("Quick start", manual.read(manual.README))
 EC2, OLD, EKS = "On EC2: the component", "With MySQL 5.7: the plugin", "In a container on EKS"
-PATIENCE = 90                           # seconds for a block
+PATIENCE = 600                          # seconds for a block
 FIRST = ("First, in your shell", "First, on the server")
 
 

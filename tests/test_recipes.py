@@ -101,7 +101,7 @@ def run(tmp_path, kms, build):
     """run(kind, program, word...): the finished process."""
     def of(kind: str, program: str, *words, stdin: bytes = b"", code: int = 0):
         done = subprocess.run([*map(str, (build(program, kind), *words))], cwd=tmp_path,
-                              input=stdin, capture_output=True, env=kms.environment, timeout=60)
+                              input=stdin, capture_output=True, env=kms.environment, timeout=300)
         assert done.returncode == code and done.stderr == b"", (done.returncode, done.stdout,
                                                                 done.stderr)
         return done.stdout

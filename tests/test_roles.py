@@ -590,7 +590,7 @@ def test_a_server_with_a_chain_of_roles(stage):
         assert not stage.said("ERROR") and stage.db.stop() == 0
         asked = stage.kms.count()
         run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", **{
-            **native, "profile": "base", "role_arn": LAST}), timeout=60, env=NO_EC2)
+            **native, "profile": "base", "role_arn": LAST}), timeout=300, env=NO_EC2)
         assert run.returncode == 1 and stage.kms.count() == asked
         assert LAST in run.stdout and "trust policy" in run.stdout and SECRET not in run.stdout
     assert not cloud.crashes

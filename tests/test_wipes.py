@@ -44,7 +44,7 @@ def record(program: Path, emulator) -> tuple[dict, list[str]]:
     from servers import clean_environment
     said = ""
     for words in ((), (emulator.url, KEY_ARN)):
-        done = subprocess.run([program, *words], text=True, stdout=subprocess.PIPE, timeout=60,
+        done = subprocess.run([program, *words], text=True, stdout=subprocess.PIPE, timeout=300,
                               env={**clean_environment(), "LD_BIND_NOW": "1"}, check=False)
         if done.returncode != 0:
             return {}, [f"the recorder ended with {done.returncode}: {done.stdout[-200:]}"]

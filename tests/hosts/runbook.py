@@ -260,7 +260,7 @@ class Play:
             ["sh", "-c", f". {self.state}\n{ours}. {machine.root}/bin/prelude.sh; set -ea\n"
              f"trap 'export -p > {self.state}' EXIT\n{script}\n"],
             env=clean_environment(), cwd=machine.root / "root", stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=300)
         assert fails == bool(run.returncode), f"{self.title}:\n{script}\n{run.stdout}"
         return run.stdout
 

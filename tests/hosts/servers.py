@@ -306,7 +306,7 @@ def _look_at(named: str) -> Mysqld:
 def _said(argv: list[str], env: dict[str, str]) -> str:
     """What a program that soon ends prints."""
     try:
-        return subprocess.run(argv, env=env, text=True, errors="replace", check=False, timeout=60,
+        return subprocess.run(argv, env=env, text=True, errors="replace", check=False, timeout=300,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT).stdout
     except (OSError, subprocess.TimeoutExpired) as error:
