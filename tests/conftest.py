@@ -17,8 +17,19 @@ from patience import (pytest_runtest_makereport, pytest_runtest_protocol,      #
 LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 
 
+def forget_the_user() -> None:
+    """What whoever runs the tests has set for himself, they do not know of."""
+    os.umask(0o022)
+    proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
+    for name in [each for each in os.environ if each.startswith("AWS_")]:
+        del os.environ[name]
+    for name in ("no_proxy", "NO_PROXY") if proxies else ():
+        os.environ[name] = ",".join(filter(None, (os.environ.get(name), "127.0.0.1", "localhost")))
+
+
 def pytest_configure(config) -> None:
     from servers import ServerError, mysqld, tree
+    forget_the_user()
     try:
         tree()               # before botocore is looked for: the emulator takes it from there
         if os.environ.get("MYSQLD"):
