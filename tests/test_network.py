@@ -478,6 +478,7 @@ def world(worlds, certs, driver_program, tmp_path_factory):
     world.dirty = True
     world.emulator.clear_faults()
     world.emulator.key(KEY_ARN).materials.rotations = 0
+    wait_for(world.emulator.quiet)
     world.emulator.reset_log()
     yield world
 

@@ -1285,6 +1285,15 @@ class Emulator(Kms, Roles):
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
             thread.join(5)
 
+    def quiet(self) -> bool:
+        """Whether it has seen the end of each connection that a client has left: no request that
+        was given up will be counted any more."""
+        with self.lock:
+            connections = list(self.open)
+        with contextlib.suppress(ValueError):           # one is closing by itself
+            return not any(each.left() for each in connections)
+        return False
+
     def black_hole(self, on: bool = True) -> None:
         """While it is on, no packet seems to arrive: to connect hangs, because the kernel drops the
         SYNs for a listener whose queue is full; and the connections that there are stay silent."""
