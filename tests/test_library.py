@@ -345,8 +345,17 @@ def test_a_path_is_taken_as_it_is_meant(driver, settings, tmp_path):
         "keys", "keys.lock"]
 
 
-def test_processes_that_add_keys_at_once(driver, settings):
+@pytest.fixture
+def quick_folder(tmp_path):
+    """A folder in memory if there is one, because a busy disk may sync only ten times a second."""
+    memory = "/dev/shm"
+    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else tmp_path) as folder:
+        yield Path(folder)
+
+
+def test_processes_that_add_keys_at_once(driver, settings, quick_folder):
     """Both add 200 keys as fast as they can, and neither is ever told to reopen the file."""
+    settings["data_file"] = quick_folder / "data"
     rings = [driver(), driver()]
     names = sorted(f"{n}-{i}".encode() for n in range(200) for i in range(2))
     with ThreadPoolExecutor(2) as pool:
@@ -881,14 +890,6 @@ def test_a_big_key_goes_far(driver, emulator):
     lib.ok("use_kms_key", far)
     lib.ok("rewrap")
     assert lib.fetch(b"\xff" * 255, b"\xff" * 255) == big
-
-
-@pytest.fixture
-def quick_folder(tmp_path):
-    """A folder in memory if there is one, because a busy disk may sync only ten times a second."""
-    memory = "/dev/shm"
-    with tempfile.TemporaryDirectory(dir=memory if os.path.isdir(memory) else tmp_path) as folder:
-        yield Path(folder)
 
 
 def test_two_thousand_keys_survive_a_kill(driver, emulator, settings, quick_folder):
