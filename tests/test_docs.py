@@ -473,6 +473,10 @@ FIGURES = (     # what the manual or the header says, in which unit, and the fig
      "KAWS__FILE_WAIT_MS KAWS__VAULT_TURN_MS"),
     ("There are up to {} attempts", 1, "ATTEMPTS"),
     ("that the quota allows in `keyring_aws_timeout` ({} for that", 1, "TIMEOUT/2"),
+    ("take owners of at most {} bytes", 1, "PLUG__SHORT_USER"),
+    ("(byte {}), no key is damaged", 1, "KAWS__STORE_COMMITTED"),
+    ("any other number below {} the header itself", 1, "KAWS__STORE_HEADER"),
+    ("the last {} bytes of the file are its checksum", 1, "KAWS__STORE_DIGEST"),
     ("libcurl 7.{} or later", 1, "LIBCURL"),
     ("works at most {} times in the life", 1, "ROTATIONS"),
     ("this KMS key was rotated {} times", 1, "ROTATIONS"),
@@ -561,6 +565,40 @@ def test_the_table_of_hosts_is_the_header_s():
         r"(?m)^ \*     (neither|fips|dualstack|both) +(kms\S+)$", HEADER)
     assert len(rows) == 4 and [sts for *_, sts in rows] == [
         "sts" + kms.removeprefix("kms") for _, kms, _ in rows]
+
+
+TABLES = r"1,000 encrypted tables, KMS takes 10 ms"
+MEASURED = (    # what the manual says was measured, and what the bench writes of it
+    (r"a start took (\S+) s instead of",
+     rf"start of mysqld, {TABLES}, cache 60 s\*\*: (\S+) (m?s)"),
+    (r"a start took \S+ s instead of (\S+) s", rf"start of mysqld, {TABLES}\*\*: (\S+) (m?s)"),
+    (r"a rotation (\S+) s instead of", rf"MASTER KEY, {TABLES}, cache 60 s\*\*: (\S+) (m?s)"),
+    (r"a rotation \S+ s instead of (\S+) s", rf"MASTER KEY, {TABLES}\*\*: (\S+) (m?s)"),
+    (r"fetches succeeded, and the longest took (\S+) s", r"0 fetches failed, the longest took (\S+)"
+     r" (m?s) \(goal: 90%"),
+)
+
+
+def test_the_times_in_the_text_are_about_those_of_the_bench():
+    results = " ".join((TOP / "tests/bench/results.md").read_text().split())
+    text = " ".join(MANUAL.split())
+    for said, wrote in MEASURED:
+        (took, unit), = re.findall(wrote, results)
+        seconds = float(took) / {"s": 1, "ms": 1000}[unit]
+        told = [float(each.rstrip(".,")) for each in re.findall(said, text)]
+        assert told and all(abs(each - seconds) < 0.2 * seconds for each in told), (said, took)
+
+
+def test_each_step_that_the_text_names_is_there():
+    """Such as step 3 of another runbook."""
+    found = re.findall(r"(?i)\bsteps? (\d+)(?: to (\d+))? of\s+\[[^]]+\]\([^)#]*#([\w-]+)\)",
+                       MANUAL)
+    assert len(found) > 4
+    heads = {anchor: head for head in re.findall(r"(?m)^##+ (.*)", MANUAL)
+             for anchor in anchors(f"## {head}")}
+    for first, last, anchor in found:
+        steps = re.findall(r"(?m)^(\d+)\. ", section(heads[f"#{anchor}"]))
+        assert {first, last or first} <= {*steps}, (first, last, anchor)
 
 
 # ---- every line for the log is explained --------------------------------------------------------

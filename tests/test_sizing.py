@@ -196,6 +196,11 @@ def test_while_kms_hangs_only_the_first_table_costs_a_timeout(stage):
 def test_the_figures_of_time_and_price():
     """A request's time and price, and N + 2 of them at a start, make the table's other cells."""
     assert "$0.03 per 10,000 requests" in SIZING and "10 ms" in SIZING
+    start, rotation = (formula(ROWS[what][0], N=50) for what in (
+        "the server starts", "the InnoDB master key is rotated"))
+    assert (f"With 50 tables in MySQL 9.7 and the cache at 60 seconds, a start took 3 requests"
+            f" instead of {start}, a rotation 2 instead of {rotation}, and a start after a kill 3"
+            f" instead of {start}.") in " ".join(SIZING.split())
     for tables in (10, 1000, 10000):
         (seconds, requests, price, _) = ROWS[f"{tables:,}"]
         assert requests == f"{formula(ROWS['the server starts'][0], N=tables):,}"
