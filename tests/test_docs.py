@@ -474,6 +474,7 @@ FIGURES = (     # what the manual or the header says, in which unit, and the fig
     ("There are up to {} attempts", 1, "ATTEMPTS"),
     ("that the quota allows in `keyring_aws_timeout` ({} for that", 1, "TIMEOUT/2"),
     ("take owners of at most {} bytes", 1, "PLUG__SHORT_USER"),
+    ("keys at the same time, up to {} are kept", 1, "KAWS__CURL_IDLE"),
     ("(byte {}), no key is damaged", 1, "KAWS__STORE_COMMITTED"),
     ("any other number below {} the header itself", 1, "KAWS__STORE_HEADER"),
     ("the last {} bytes of the file are its checksum", 1, "KAWS__STORE_DIGEST"),
