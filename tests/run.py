@@ -28,7 +28,7 @@ LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 CHECKED = ("crypto json xml ini url head sources reading remote sts profile native arn pack file "
            "trust").split()
 STARTS = ("child", "helper")
-PATIENCE = 4 * 3600 if LONG else 1500
+PATIENCE = 4 * 3600 if LONG else 2400
 # Parts that wait more than they compute: for servers, timeouts and clocks.  And those that take
 # longest, which begin first: else one core would idle at the end.
 WAITS = re.compile("(standalone-)?test_(mysql|runbook|sizing|migration|failover|pairing|network|"

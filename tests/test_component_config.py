@@ -43,8 +43,8 @@ def make_program():
 
 
 def said(program: Path, *folders: Path | str, **options: object) -> list[str]:
-    done = subprocess.run([program, *map(str, folders)], capture_output=True, text=True, timeout=300,
-                          check=False, **options)
+    done = subprocess.run([program, *map(str, folders)], capture_output=True, text=True,
+                          check=False, timeout=300, **options)
     assert done.returncode == 0 and not done.stderr, done.stderr
     return done.stdout.splitlines()
 
