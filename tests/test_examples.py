@@ -134,6 +134,7 @@ def test_the_manual_s_deploy_command(folder):
 def check_cloudformation(folder: Path) -> None:
     """moto makes what it says: the same policies as the JSON files', and a key that rotates."""
     aws, name, stack = CLOUD[0].aws, f"db{next(NUMBERS)}", f"stack{next(NUMBERS)}"
+    assert "    DeletionPolicy: Retain\n" in (folder / "cloudformation.yaml").read_text()
     aws("cloudformation", "create-stack", "--stack-name", stack, "--capabilities",
         "CAPABILITY_NAMED_IAM", "--template-body", (folder / "cloudformation.yaml").read_text(),
         "--parameters", json.dumps([
@@ -187,6 +188,7 @@ def check_terraform(folder: Path) -> None:
     used = set(re.findall(r"\b((?:data\.aws_\w+|(?<!data\.)aws_\w+|var|local)\.\w+)", text))
     assert used - known == set() and known - used - {
         "aws_kms_alias.mysql", "aws_iam_role_policy.keyring"} == set()
+    assert re.search(r'(?s)"aws_kms_key" "mysql" \{(?:(?!\n\}).)*prevent_destroy = true', text)
     for name in re.findall(r'file\("\$\{path\.module\}/(.*?)"\)', text):
         json.loads((folder / name).read_text())
     administer, use = (set(re.findall(r'"(kms:\w+)"', part)) for part in re.findall(
@@ -428,6 +430,8 @@ MISTAKES = [                            # file, what stands there, and a mistake
     ("main.tf", "kms:PutKeyPolicy", "kms:PutPolicy"), ("main.tf", "var.region", "var.regoin"),
     ("main.tf", '"kms:Decrypt", ', ""), ("main.tf", '"kms:DisableKey", ', ""),
     ("main.tf", "data.aws_partition.current", "data.aws_partition.here"),
+    ("main.tf", "prevent_destroy = true", "prevent_destroy = false"),
+    ("cloudformation.yaml", "    DeletionPolicy: Retain\n", ""),
     ("cloudformation.yaml", "EnableKeyRotation", "EnableRotation"),
     ("cloudformation.yaml", "Value: !GetAtt Key.Arn", "Value: !GetAtt Keys.Arn"),
     ("cloudformation.yaml", "kms:EncryptionContext:app", "kms:EncryptionContext:ap"),

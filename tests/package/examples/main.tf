@@ -79,6 +79,11 @@ resource "aws_kms_key" "mysql" {
       },
     ]
   })
+
+  # Without the key all encrypted tables and their backups are lost.
+  lifecycle {
+    prevent_destroy = true
+  }
 }
 
 resource "aws_kms_alias" "mysql" {
