@@ -455,8 +455,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_LOADED        326, PLUG__NOTE, "%s was read%s"
 #define PLUG__LOG_TWO_DOORS     327, PLUG__WARNING, "the data file %s is in"   \
     " use by the plugin keyring_aws and by the component"                      \
-    " component_keyring_aws. That loses nothing, but one is enough: give each" \
-    " a file of its own, or load only one"
+    " component_keyring_aws. That loses nothing, but one is enough: load only" \
+    " one, or give the plugin another file"
 #define PLUG__LOG_NOT_OPEN      328, PLUG__ERROR, "the keyring cannot be"      \
     " opened: %s"
 
