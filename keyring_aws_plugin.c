@@ -3719,6 +3719,36 @@ plug__component_agrees(const char *data_file, kaws_error *err)
 }
 
 
+/* Whether a ring has credentials, be they expired. If not, *err says why. */
+static bool
+plug__component_signs(plug__guard_ring *ring, kaws_error *err)
+{
+    kaws_identity who = { .region = "" };
+
+    if (ring != NULL)
+        (void)kaws_whoami(ring->kaws, &who, err);
+    return who.access_key_end[0] != '\0';
+}
+
+
+/* Refuses to replace a ring that has credentials by one whose source cannot be
+ * reached now: the old one goes on with those that it has. */
+static bool
+plug__component_may_follow(plug__guard_ring *ring, kaws_error *err)
+{
+    plug__guard *const g = &plug__component_guard;
+    plug__guard_ring *const old = plug__guard_borrow(g);
+    kaws_error why, ignored;
+    const bool may = plug__component_signs(ring, &why)
+                     || !plug__component_signs(old, &ignored);
+
+    if (!may)
+        *err = why;
+    plug__guard_drop(g, old);
+    return may;
+}
+
+
 static bool
 plug__component_is_missing(const char *file)
 {
@@ -3779,7 +3809,8 @@ plug__component_open(const plug__config *c, bool passing, kaws_error *err)
         ring = plug__guard_open(g, &cfg, err);
         PLUG__STORE(&g->replaces, false);
     }
-    if (ring != NULL && !plug__component_agrees(file, err)) {
+    if (ring != NULL && !(plug__component_may_follow(ring, err)
+                          && plug__component_agrees(file, err))) {
         plug__guard_drop(g, ring);
         ring = NULL;
     }

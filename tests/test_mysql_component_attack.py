@@ -140,6 +140,30 @@ def test_a_setting_without_a_name_sets_nothing(stage):
     assert stage.generate("key") == 1 and len(stage.tagged("KAWS-323")) == 1
 
 
+def test_a_reload_keeps_the_credentials_if_their_source_is_away(stage):
+    """The keyring has some, which are good for hours; a new one would have none. One that has none
+    itself is replaced all the same."""
+    helper, profiles, away = (stage.db.folder / name for name in ("helper", "profiles", "away"))
+    answer = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET}
+    helper.write_text(f"#!/bin/sh\ntest ! -e {away} && echo '{json.dumps(answer)}'\n")
+    profiles.write_text(f"[default]\ncredential_process = {helper}\n")
+    helper.chmod(0o700), profiles.chmod(0o600)
+    stage.settings.update(auth="native", config_file=profiles, conf_file=None,
+                          credentials_file=stage.db.folder / "none")
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    assert stage.generate("key") == 1
+    away.touch()
+    assert stage.refused(RELOAD)[0] == 4035
+    (line,) = stage.tagged("KAWS-325")
+    assert "gave no credentials" in line and stage.fetch("key") == stage.plain("key")
+
+    stage.restart(NO_SCHEMA)            # now it has none
+    assert stage.fetch("key") is None and stage.sql(RELOAD) == []
+    stage.use(auth=None, config_file=None, conf_file=stage.conf)
+    assert stage.fetch("key") == stage.plain("key")
+
+
 def test_a_reload_while_keys_are_rewrapped_stops_no_later_change(stage):
     """The old ring, which one function still uses, has replaced the file that the new one knows."""
     stage.start(NO_SCHEMA)
