@@ -9,7 +9,7 @@ from typing import Callable
 import pytest
 
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, REGION, Emulator
-from patience import in_time, wait_for
+from patience import calm, in_time, wait_for
 
 GUESTS = Path(__file__).resolve().parent / "guests"
 PLAIN = ("gcc", "-O2")
@@ -118,7 +118,7 @@ def test_a_kms_that_comes_and_goes(guest, emulator, compiler):
     lines = guest("outages", compiler, hang=hang, refuse=emulator.stop, look=look, back=back)
     assert len(lines) == 6 and len(most) == 2
     at_once = 50 if compiler is PLAIN else 500      # where a race is looked for, all is slow
-    assert max(most) == 1, "one probe at a time"
+    calm(max(most) == 1, f"one probe at a time, and the emulator saw {most} connections")
     for line in lines:
         words, figure = re.search(r": (\w+) within (\d+) ms", line).groups()
         in_time(int(figure), {"refused": at_once, "back": 5500, "all": 6500}[words], lines)
@@ -158,12 +158,15 @@ def test_tokens_of_a_broker(guest, emulator, compiler):
     assert (fetched, failed, at_most) == ("fetched 960", "failed 0", "in the hook 1")
     calls = [tuple(map(int, re.fullmatch(r"call (\d) at (\d+)", line).groups()))
              for line in lines[:-3]]
-    assert {told for told, _ in calls} == {0} and 6 <= len(calls) <= 9
+    assert {told for told, _ in calls} == {0} and len(calls) >= 6
+    calm(len(calls) <= 9, calls)
     assert {each["access_key_id"] for each in before} == set(broker.given[:-6])
     if compiler == PLAIN:               # with a sanitizer, a request may come too late
-        assert len(before) == 961 and {each["signed"] for each in before} == {"OK"}
+        calm(len(before) == 961 and {each["signed"] for each in before} == {"OK"},
+             "a request came too late")
     for (_, then), (_, now) in zip(calls[1:], calls[2:]):
-        assert 1000 < now - then < 3100     # when a third of the three seconds was left: whole ones
+        assert 1000 < now - then        # when a third of the three seconds was left: whole ones
+        in_time(now - then, 3100)
     for line in lines[-3:]:
         assert re.fullmatch(r"refused (?:[1-9]|1[0-6]), asked 1, told 1", line)
 

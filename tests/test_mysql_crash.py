@@ -11,7 +11,7 @@ import time
 import pymysql
 import pytest
 
-from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Client, Stage, cursor
+from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Client, Stage, cursor, wait_for
 
 CLIENTS = 6
 
@@ -82,6 +82,8 @@ def play_round(stage: Stage, name: str, known: dict, values: dict) -> int:
     workers = [writer, *(Worker(stage, f"{name}-{number}") for number in range(CLIENTS))]
     for worker in workers:
         worker.start()
+    wait_for(lambda: any(worker.surprises for worker in workers)
+             or writer.rows and any(worker.known for worker in workers[1:]), 60)
     time.sleep(random.uniform(0.1, 0.7))
     stage.db.kill()
     for worker in workers:
