@@ -3723,11 +3723,9 @@ plug__component_agrees(const char *data_file, kaws_error *err)
 static bool
 plug__component_signs(plug__guard_ring *ring, kaws_error *err)
 {
-    kaws_identity who = { .region = "" };
+    kaws_identity who;
 
-    if (ring != NULL)
-        (void)kaws_whoami(ring->kaws, &who, err);
-    return who.access_key_end[0] != '\0';
+    return ring != NULL && kaws_whoami(ring->kaws, &who, err) == KAWS_OK;
 }
 
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pymysql
 import pytest
 
+from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, SECRET
 from mysql_fixtures import (COMPONENT, EARLY, NO_SCHEMA, Stage, component_settings, wait_for)
 from patience import calm
@@ -162,6 +163,9 @@ def test_a_reload_keeps_the_credentials_if_their_source_is_away(stage):
     assert stage.fetch("key") is None and stage.sql(RELOAD) == []
     stage.use(auth=None, config_file=None, conf_file=stage.conf)
     assert stage.fetch("key") == stage.plain("key")
+    odd = write_conf(stage.db.folder / "odd", "odd", SECRET)    # as an emulator of KMS may have
+    stage.use(auth=None, config_file=None, conf_file=odd)
+    assert stage.rows()["Credentials_source"] == "the conf file" and stage.fetch("key") is None
 
 
 def test_a_reload_while_keys_are_rewrapped_stops_no_later_change(stage):
