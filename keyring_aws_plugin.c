@@ -3737,7 +3737,7 @@ plug__component_may_follow(plug__guard_ring *ring, kaws_error *err)
     plug__guard *const g = &plug__component_guard;
     plug__guard_ring *const old = plug__guard_borrow(g);
     kaws_error why, ignored;
-    const bool may = plug__component_signs(ring, &why)
+    const bool may = old == NULL || plug__component_signs(ring, &why)
                      || !plug__component_signs(old, &ignored);
 
     if (!may)
