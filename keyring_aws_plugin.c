@@ -1315,9 +1315,11 @@ static plug__abi_text
 plug__server_text(void *thd)
 {
     static const plug__abi_text none = { "", 0 };
+    plug__abi_text text = none;
 
-    return plug__server_has(mysql_parser_service)
-           ? mysql_parser_service->get_query(thd) : none;
+    if (plug__server_has(mysql_parser_service))
+        text = mysql_parser_service->get_query(thd);
+    return text.at != NULL ? text : none;
 }
 
 
