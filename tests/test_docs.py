@@ -360,14 +360,14 @@ MODES = (       # what is installed, or where to: the first that fits tells the 
     (r"[.]so\b|/plugin/$", "(644|755)"), (r"\$SAFE$", "-m 700"),
     (r"mysql-aws$", "-o mysql -g mysql -m 700"), (r"mysql-keyring$", "-o mysql -g mysql -m 750"),
     (r"[.]copy$|[.]last\b", "-m 600"),
-    (r"component_keyring_aws[.]cnf$|\$CNF$|\$SETTINGS\b", "-o root -g mysql -m 640"),
-    (r"\$DATA$|keyring_aws_(data|conf)\b|mysql-keyring/", "-o mysql -g mysql -m 600"),
+    (r"component_keyring_aws[.]cnf$|\$CNF$|\$SETTINGS\b", "(-o root )?-g mysql -m 640"),
+    (r"\$DATA$|\$TO\b|keyring_aws_(data|conf)\b|mysql-keyring/", "-o mysql -g mysql -m 600"),
     (r"mysqld[.]my|[.]conf$|/keyring_aws[.]cnf$", "-m 644"))
 
 
 def test_what_is_installed_is_read_only_by_whom_it_is_for():
     """A command with another mode would work as well."""
-    lines = re.findall(r"(?m)^ {4,}(install -.*)", re.sub(r"\\\n *", "", MANUAL))
+    lines = re.findall(r"(?m)^ {4,}(?:\[ .* \] && )?(install -.*)", re.sub(r"\\\n *", "", MANUAL))
     assert len(lines) > 25
     for line in lines:
         fits = [mode for what, mode in MODES if re.search(what, line.partition(" <<")[0])]
