@@ -18,7 +18,8 @@ LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 
 
 def forget_the_user() -> None:
-    """What whoever runs the tests has set for himself, they do not know of."""
+    """Drops what the account that runs the tests has set: its umask, AWS's variables, proxies for
+    this machine."""
     os.umask(0o022)
     proxies = [name for name in os.environ if name.lower().endswith("_proxy")]
     for name in [each for each in os.environ if each.startswith("AWS_")]:

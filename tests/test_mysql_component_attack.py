@@ -58,18 +58,24 @@ def test_a_start_without_the_data_file_says_which_keys_are_missing(stage):
     assert stage.sql("SELECT * FROM d.t") == [] and not stage.said("ERROR")
 
 
+def use_program(stage: Stage, command: str) -> None:
+    """A program gives the credentials, if the command succeeds."""
+    helper, profiles = stage.db.folder / "helper", stage.db.folder / "profiles"
+    answer = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET}
+    helper.write_text(f"#!/bin/sh\n{command} && echo '{json.dumps(answer)}'\n")
+    profiles.write_text(f"[default]\ncredential_process = {helper}\n")
+    helper.chmod(0o700), profiles.chmod(0o600)
+    stage.settings.update(auth="native", config_file=profiles, conf_file=None,
+                          credentials_file=stage.db.folder / "none")
+
+
 # ---- load asks nobody ---------------------------------------------------------------------------
 
 def test_load_runs_no_program_for_credentials(stage):
     """It runs before the server takes its account: so the program would run as root. It also runs
     for --validate-config."""
-    runs, helper, profiles = (stage.db.folder / name for name in ("runs", "helper", "profiles"))
-    answer = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET}
-    helper.write_text(f"#!/bin/sh\necho run >> {runs}\necho '{json.dumps(answer)}'\n")
-    profiles.write_text(f"[default]\ncredential_process = {helper}\n")
-    helper.chmod(0o700), profiles.chmod(0o600)
-    stage.settings.update(auth="native", config_file=profiles, conf_file=None,
-                          credentials_file=stage.db.folder / "none")
+    runs = stage.db.folder / "runs"
+    use_program(stage, f"echo run >> {runs}")
     stage.start(NO_SCHEMA)
     assert not runs.exists() and not stage.said("ERROR")
     stage.install_functions()
@@ -144,13 +150,8 @@ def test_a_setting_without_a_name_sets_nothing(stage):
 def test_a_reload_keeps_the_credentials_if_their_source_is_away(stage):
     """The keyring has some, which are good for hours; a new one would have none. One that has none
     itself is replaced all the same."""
-    helper, profiles, away = (stage.db.folder / name for name in ("helper", "profiles", "away"))
-    answer = {"Version": 1, "AccessKeyId": ACCESS_KEY_ID, "SecretAccessKey": SECRET}
-    helper.write_text(f"#!/bin/sh\ntest ! -e {away} && echo '{json.dumps(answer)}'\n")
-    profiles.write_text(f"[default]\ncredential_process = {helper}\n")
-    helper.chmod(0o700), profiles.chmod(0o600)
-    stage.settings.update(auth="native", config_file=profiles, conf_file=None,
-                          credentials_file=stage.db.folder / "none")
+    away = stage.db.folder / "away"
+    use_program(stage, f"test ! -e {away}")
     stage.start(NO_SCHEMA)
     stage.install_functions()
     assert stage.generate("key") == 1

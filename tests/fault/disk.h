@@ -1484,7 +1484,8 @@ disk_lock(int fd, int call, struct flock *range)
 }
 
 
-/* A file of the disk is never one of the three that are moved. */
+/* The numbers of this disk's files are above 2, so that only a real file is
+ * ever duplicated. */
 DISK int
 disk_fcntl(int fd, int call, ...)
 {
