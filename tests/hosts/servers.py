@@ -245,7 +245,9 @@ def _wait_until(ready: Callable[[], object], process: subprocess.Popen, timeout:
             code = process.poll()
             why = f"is not ready after {timeout} s" if code is None else f"ended with {code}"
             _end(process, 0)
-            raise ServerError(f"{what} {why}; the end of its log:\n{log()[-3000:]}")
+            text = log()
+            errors = "".join(re.findall(r".*\bERROR\b.*\n", text[:-3000]))
+            raise ServerError(f"{what} {why}; the end of its log:\n{errors}{text[-3000:]}")
         time.sleep(0.03)
 
 
@@ -420,6 +422,9 @@ class MySQL:
 
     def _command(self, args: Iterable[str], env: dict[str, str] | None,
                  bare: bool = False) -> tuple[list[str], dict[str, str], str | None]:
+        if not self.process or self.process.poll() is not None:
+            # A killed server's, with its pid: by now another process may have that number.
+            self.socket.with_name(f"{self.socket.name}.lock").unlink(missing_ok=True)
         options = list(map(str, args)) if bare else [*self._options(), *map(str, args)]
         if self.mysqld.program:
             argv = [str(self.argv0), *options]
