@@ -72,7 +72,7 @@ def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
 
     def slow():
         before.append(data.read_bytes())
-        emulator.latency_ms = 1500
+        emulator.latency_ms = 2500
 
     def throttled():
         emulator.latency_ms = 0

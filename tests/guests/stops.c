@@ -12,7 +12,7 @@
 
 static __thread int session;              /* is this its thread?              */
 static int stop;                          /* by __atomic                      */
-static int begun;
+static int asked[2];                      /* by those who wait: any, our user */
 
 
 static double
@@ -29,7 +29,22 @@ static int
 cancelled(void *ctx)
 {
     (void)ctx;
+    (void)__atomic_add_fetch(&asked[session], 1, __ATOMIC_SEQ_CST);
     return session && __atomic_load_n(&stop, __ATOMIC_SEQ_CST);
+}
+
+
+/* Starts a call. Returns when it waits: then it has asked several times. */
+static pthread_t
+begin(void *(*call)(void *), void *arg, int who)
+{
+    pthread_t thread;
+
+    __atomic_store_n(&asked[who], 0, __ATOMIC_SEQ_CST);
+    MUST(pthread_create(&thread, NULL, call, arg) == 0);
+    while (__atomic_load_n(&asked[who], __ATOMIC_SEQ_CST) < 3)
+        usleep(1000);
+    return thread;
 }
 
 
@@ -117,26 +132,21 @@ act_run(void *arg)
     act *a = arg;
 
     session = 1;
-    __atomic_store_n(&begun, 1, __ATOMIC_SEQ_CST);
     (void)a->call(&a->err);
     a->ended = now();
     return NULL;
 }
 
 
-/* Runs the call, cancels it when it has run for 400 ms, and says how it ended.
- */
+/* Runs the call, cancels it when it has waited for 400 ms, and says how it
+ * ended. */
 static void
 act_stop(const char *name, kaws_status (*call)(kaws_error *))
 {
     act a = { .name = name, .call = call };
-    pthread_t thread;
+    pthread_t thread = begin(act_run, &a, 1);
     double stopped;
 
-    __atomic_store_n(&begun, 0, __ATOMIC_SEQ_CST);
-    MUST(pthread_create(&thread, NULL, act_run, &a) == 0);
-    while (!__atomic_load_n(&begun, __ATOMIC_SEQ_CST))
-        usleep(1000);
     usleep(400 * 1000);
     stopped = now();
     __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
@@ -180,10 +190,8 @@ static void
 behind_a_colleague(const char *name, kaws_status (*theirs)(kaws_error *),
                    kaws_status (*ours)(kaws_error *))
 {
-    pthread_t thread;
+    pthread_t thread = begin(colleague, &theirs, 0);
 
-    MUST(pthread_create(&thread, NULL, colleague, &theirs) == 0);
-    usleep(100 * 1000);
     act_stop(name, ours);
     MUST(pthread_join(thread, NULL) == 0);
 }
