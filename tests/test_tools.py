@@ -148,12 +148,16 @@ LATE = """
 import pytest
 from patience import calm, in_time, within, wait_for
 
-runs = dict.fromkeys("abcd", 0)
+runs = dict.fromkeys("abcde", 0)
 
 @pytest.fixture
 def bad():
     yield
     assert False
+
+@pytest.fixture(scope="module")
+def shared():
+    return []
 
 def test_that_is_late_twice():
     runs["a"] += 1
@@ -172,8 +176,14 @@ def test_that_is_late_and_wrong(bad):
     runs["d"] += 1
     calm(False, "late")
 
+def test_whose_fixture_remembers(shared):
+    runs["e"] += 1
+    assert not shared
+    shared.append("a run")
+    calm(runs["e"] > 1, "late")
+
 def test_how_often_they_ran():
-    assert runs == {"a": 3, "b": 3, "c": 1, "d": 1}
+    assert runs == {"a": 3, "b": 3, "c": 1, "d": 1, "e": 2}
 """
 
 
@@ -183,23 +193,29 @@ def test_patience_has_an_end(tmp_path):
             "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path, tmp_path]
     done = subprocess.run(argv, env=os.environ | {"PYTHONPATH": str(TOP / "tests" / "hosts")},
                           stdout=subprocess.PIPE, text=True, check=False)
-    assert run.count(done.stdout) == (2, 4), done.stdout    # one test has an error, too
+    assert run.count(done.stdout) == (3, 4), done.stdout    # one test has an error, too
     assert re.findall(r"(?m)^FAILED \S+::(\w+)", done.stdout) == [
         "test_that_is_always_late", "test_that_is_wrong", "test_that_is_late_and_wrong"]
-    assert done.stdout.count("late, and run again: ") == 4
+    assert done.stdout.count("late, and run again: ") == 5
     assert "test_that_is_late_twice: patience.Late: it took 300, and may take 200" in done.stdout
 
 
-@pytest.mark.parametrize("stall, waits", [(0, 0.3), (1, 1.2)])
-def test_a_stall_is_not_waited_for_in_vain(monkeypatch, stall, waits):
-    """Nothing that happens after it is too late."""
+@pytest.mark.parametrize("stall, end", [(0, 0.3), (1, 1.3)])
+def test_a_stall_is_not_waited_for_in_vain(monkeypatch, stall, end):
+    """Nothing that happens after it is too late.  What never happens is no matter of time."""
     clock = [0.0]
     monkeypatch.setattr(patience.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(patience.time, "sleep", lambda seconds: clock.__setitem__(
-        0, clock[0] + (seconds if clock[0] > 0.1 else seconds + stall)))
-    with pytest.raises(AssertionError, match="in vain"):
-        patience.wait_for(lambda: False, 0.3)
-    assert waits <= clock[0]
+        0, clock[0] + (seconds if clock[0] - begun > 0.1 else seconds + stall)))
+    for comes in (end - 0.03, end + 0.2, 9):
+        begun = clock[0]
+        with contextlib.ExitStack() as fails:
+            if comes > end:
+                fails.enter_context(pytest.raises(
+                    patience.Late if comes < 9 else AssertionError,
+                    match="it came after" if comes < 9 else "in vain"))
+            patience.wait_for(lambda: clock[0] - begun >= comes, 0.3)
+        assert clock[0] - begun >= min(comes, end)
 
 
 # ---- coverage.py: uncovered.txt names what no test reaches, all of it and nothing else -----------

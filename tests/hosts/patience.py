@@ -8,7 +8,8 @@
 
 A machine that stands still for a second makes any call late, and that says nothing about the call.
 So a test that is late runs again, from the start, and fails if it is late three times.  Any other
-failure counts at once.  conftest.py takes the hooks from here.
+failure counts at once.  What the tests of its file share (a server, for example) is made anew for
+that: else it would remember the run before.  conftest.py takes the hooks from here.
 """
 
 import contextlib
@@ -16,9 +17,10 @@ import time
 from typing import Callable, Iterator
 
 import pytest
-from _pytest.runner import runtestprotocol
+from _pytest.runner import CallInfo, runtestprotocol
 
 TRIES = 3
+LATER = 3                               # so many times the limit: then it will never come
 PAUSE_S = 0.02
 NO_STALL_S = 0.1                        # so much later may a pause end on a calm machine
 
@@ -47,17 +49,22 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def wait_for(done: Callable[[], object], seconds: float = 10) -> None:
-    """Until it is done; at least one look at it is later than a stall."""
-    end = time.monotonic() + seconds
+    """Until it is done; at least one look at it is later than a stall.  What comes at last, but not
+    in time, is late."""
+    start, late = time.monotonic(), False
+    end, last = start + seconds, start + LATER * seconds
     while True:
         begun = time.monotonic()
         if done():
+            calm(not late, f"it came after {begun - start:.3g} s, and may take {seconds:g} s")
             return
-        assert begun < end, "waited in vain"
+        late = begun >= end
+        assert begun < last, "waited in vain"
         asleep = time.monotonic()
         time.sleep(PAUSE_S)
         stood = time.monotonic() - asleep - PAUSE_S
-        end += stood if stood > NO_STALL_S else 0
+        if stood > NO_STALL_S:
+            end, last = end + stood, last + stood
 
 
 # ---- pytest's hooks -----------------------------------------------------------------------------
@@ -79,12 +86,22 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         failed = [each for each in reports if each.failed]
         if not left or not failed or not all(each.late for each in failed):
             break
+        reports.append(end_of_the_file(item))
+        if reports[-1].failed:
+            break
         _late.append(f"{item.nodeid}: {failed[0].longrepr.reprcrash.message}")
         item._initrequest()
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def end_of_the_file(item: pytest.Item) -> pytest.TestReport:
+    """Ends what the tests of a file share; the next test that needs it makes it."""
+    call = CallInfo.from_call(
+        lambda: item.session._setupstate.teardown_exact(item.session), "teardown")
+    return item.ihook.pytest_runtest_makereport(item=item, call=call)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
