@@ -18,7 +18,7 @@ from driver import Driver
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import (ASK_KMS, FUNCTIONS, NO_SCHEMA, ROOT, Stage, cursor, wait_for,
                             wait_for_kms)
-from patience import in_time, within
+from patience import calm, in_time, within
 from servers import memory_of
 
 
@@ -777,7 +777,8 @@ def test_each_session_rotates_for_itself(stage, rotations):
         slow = pool.submit(session.execute, "SELECT keyring_aws_rotate_keys(), SLEEP(1) FROM five")
         wait_for(lambda: any("re-wrapped" in line for line in stage.said("Note")))
         wait_for(lambda: rotates(stage))
-        assert count() == before + 2 and not slow.done()
+        assert count() == before + 2
+        calm(not slow.done(), "the first statement sleeps for 5 s, and was to be slower")
         slow.result()
     assert {value for value, _ in session.fetchall()} == {1} and count() == before + 2
 
@@ -797,6 +798,8 @@ def test_a_killed_statement_is_over(stage, rotations):
             running.result()
     stage.kms.set(latency_ms=0)
     assert count() == before + 1
+    materials = stage.kms.key(stage.entries()["only", ROOT].arn).materials
+    wait_for(lambda: materials.rotations == 1 and materials.settle().due is None)   # that one
     session.execute("SELECT keyring_aws_rotate_cmk()")
     assert session.fetchall() == ((1,),) and count() == before + 2
 
@@ -872,7 +875,7 @@ def test_status_and_performance_schema_answer_while_kms_hangs(stage):
             assert ("hanging", ROOT) in stage.listed()
             assert stage.fetch("prompt") == stage.plain("prompt")
             assert stage.variable("cmk_id") == KEY_ARN
-        assert not hanging.done()
+        calm(not hanging.done(), "the fetch hangs for 4 s, and was to be slower")
         assert hanging.result() is None
     assert "cannot fetch key 'hanging'" in stage.said("ERROR")[0]
 
@@ -908,6 +911,12 @@ KILLED = {
 }
 
 
+def runs_now(stage: Stage, number: int) -> bool:
+    """Whether the connection of that number has a statement that runs: one can be killed then."""
+    return bool(stage.sql("SELECT 1 FROM information_schema.processlist"
+                          " WHERE id = %s AND info IS NOT NULL", (number,)))
+
+
 @pytest.mark.parametrize("kill", ["KILL QUERY", "KILL"])
 @pytest.mark.parametrize("what", KILLED)
 def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
@@ -927,8 +936,7 @@ def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
             stage.sql(f"{kill} {number}")
             with contextlib.suppress(pymysql.err.MySQLError):
                 running.result()                # NULL, or an error: the server decides
-            wait_for(lambda: not stage.sql("SELECT 1 FROM information_schema.processlist"
-                                           " WHERE id = %s AND info IS NOT NULL", (number,)))
+            wait_for(lambda: not runs_now(stage, number))
     stage.kms.clear_faults()
     if what != "CREATE TABLE":                  # InnoDB may have asked for its master key
         assert stage.data.read_bytes() == before
@@ -1015,18 +1023,21 @@ def test_a_killed_install_waits_for_no_old_function(stage):
         wait_for(lambda: stage.kms.count() > asked)
         stage.uninstall()
         waits = pool.submit(new.execute, "INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+        wait_for(lambda: runs_now(stage, new.connection.thread_id()))
         time.sleep(0.3)
-        with within(1):
-            stage.sql(f"KILL QUERY {new.connection.thread_id()}")
-            with pytest.raises(pymysql.err.MySQLError):
-                waits.result()
-        assert not runs.done()
+        began = time.monotonic()
+        stage.sql(f"KILL QUERY {new.connection.thread_id()}")
+        with pytest.raises(pymysql.err.MySQLError):
+            waits.result()
+        took, over = time.monotonic() - began, runs.done()
         stage.sql(f"KILL QUERY {old.connection.thread_id()}")
         with pytest.raises(pymysql.err.MySQLError):
             runs.result()
     stage.kms.clear_faults()
     stage.install()
     assert stage.generate("after") == 1 and stage.remove("after") == 1
+    in_time(took, 1)                    # only now, because the plugin has to be there
+    calm(not over, "the function hangs for 10 s, and was to be slower")
 
 
 def test_50_reinstallations_under_load(stage):
