@@ -18,6 +18,7 @@ from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET
 from mysql_fixtures import (COMPONENT, FUNCTIONS, NO_SCHEMA, RELOAD, ROOT, Stage,
                             heed_persisted_settings, plugin_options, wait_for, wait_for_kms)
+from servers import open_files
 
 pytestmark = pytest.mark.needs("components")
 HOSTS = Path(__file__).resolve().parent / "hosts"
@@ -78,8 +79,7 @@ def test_a_persisted_secret_is_read_and_leaves_nothing_behind(secretive):
     before, asked = files(stage), stage.kms.count("Decrypt")
     stage.db.start(SENSITIVE, NO_SCHEMA)
     assert secret(stage) == "hush-hush" and stage.kms.count("Decrypt") == asked + 1
-    descriptors = Path(f"/proc/{stage.db.process.pid}/fd")
-    assert not [each for each in descriptors.iterdir() if "keyring" in os.readlink(each)]
+    assert not [name for name in open_files(stage.db.process.pid).values() if "keyring" in name]
     assert files(stage) == before
     assert stage.fetch("kept") == stage.plain("kept")
     assert stage.db.stop() == 0
@@ -139,8 +139,7 @@ def test_a_daemon_has_the_keyring_and_its_parent_made_nothing(secretive):
     pid = int(pid_file.read_text())
     try:
         assert files(stage) == before and secret(stage) == "hush-hush"
-        open_files = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
-        assert not [each for each in open_files if "keyring" in each]
+        assert not [name for name in open_files(pid).values() if "keyring" in name]
         assert stage.fetch("kept") == stage.plain("kept")
         assert stage.generate("more") == 1 and stage.fetch("more") == stage.plain("more")
         stage.sql(RELOAD)

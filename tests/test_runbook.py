@@ -5,7 +5,6 @@ the manual quotes after that, up to *Later:* or *Then*, with what the server sai
 """
 
 import contextlib
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from kms_emulator import ACCOUNT
 from manual import section
 from mysql_fixtures import ASK_KMS, EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
-from servers import free_port, mysqld
+from servers import free_port, mysqld, open_files
 from versions import Expect
 
 pytestmark = pytest.mark.needs("runbook")
@@ -353,12 +352,9 @@ def check_what_needs_the_key(stage: Stage) -> None:
 # ---- a copy in the data file's place ------------------------------------------------------------
 
 def open_file(pid: int, name: str) -> bytes:
-    """A file that the process has open, whose path may be gone; it closes others meanwhile."""
-    for each in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):
-            if os.readlink(each) == name:
-                return each.read_bytes()
-    raise AssertionError(f"process {pid} does not have {name} open")
+    """A file that the process has open, whose path may be gone."""
+    place, *_ = [place for place, each in open_files(pid).items() if each == name]
+    return place.read_bytes()
 
 
 def test_an_older_copy_put_there_while_the_server_runs(stage):

@@ -266,6 +266,16 @@ def memory_of(pid: int) -> Iterator[tuple[bool, str, bytes]]:
                     yield {"lo", "dd"} <= set(flags.split()), name, data
 
 
+def open_files(pid: int) -> dict[Path, str]:
+    """The files that a process has open: where they are in /proc, and their names.  Meanwhile it
+    may close some: a client that leaves is not waited for."""
+    found = {}
+    for place in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[place] = os.readlink(place)
+    return found
+
+
 # ---- MySQL --------------------------------------------------------------------------
 
 class Mysqld(NamedTuple):
