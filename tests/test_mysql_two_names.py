@@ -12,6 +12,7 @@ import subprocess
 import pytest
 
 from mysql_fixtures import LONG, NO_SCHEMA, Client, Stage
+from patience import calm
 
 ROUNDS = 60 if LONG else 12
 CLONE_NEWNS = 0x00020000
@@ -86,7 +87,12 @@ def play(how: str, stage: Stage, other: Stage) -> None:
         client.start()
     for client in clients:
         client.join()
-    for client in clients:
+    calm(not [line for client in clients for line in client.stage.said("ERROR")
+              if "another process has been changing the data file" in line],
+         "one server kept the other waiting for 2 s")
+    for client, another in zip(clients, reversed(clients)):
+        assert not client.surprises, client.surprises
+        assert client.stage.fetch(f"{another.stem}_{ROUNDS - 1}")       # if it came too late to see
         assert "another process has added" in "\n".join(client.stage.said("Note"))
         client.stage.restart(NO_SCHEMA)
     for client, another in zip(clients, reversed(clients)):
