@@ -157,20 +157,22 @@ def run_in_tree(program: str, *args: str, argv0: str | Path | None = None,
 
 def free_port() -> int:
     """A port for a program that cannot be told to take any.  It is below those that the kernel
-    gives to whoever asks for any, so no other test gets it before the program does."""
+    gives to whoever asks for any, and ours as long as this process lives: so no other test gets it
+    before the program does, not even one of those that run at the same time."""
     given = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii")
     lowest, tries = int(given.split()[0]), 100
     for port in random.sample(range(FIRST_PORT, max(lowest, FIRST_PORT + tries)), tries):
         with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            if port not in _ports:
-                _ports.add(port)
-                return port
+            ours = socket.socket(socket.AF_UNIX)
+            _ports.append(ours)
+            ours.bind(f"\0kaws-port-{port}")
+            return port
     raise ServerError(f"no port is free between {FIRST_PORT} and {lowest}.")
 
 
 FIRST_PORT = 20000
-_ports: set[int] = set()                # that have been given already
+_ports: list[socket.socket] = []        # whose names are those of ports that have been given
 
 
 # ---- processes that never outlive us --------------------------------------------------
