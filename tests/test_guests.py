@@ -55,7 +55,8 @@ def test_a_child_process_has_no_ring(guest, emulator, settings, compiler):
             if line not in says} == {"bad or missing setting"}
     log = emulator.log()
     assert emulator.count("Decrypt") == 3
-    assert log["connections"] == 6          # those of the six threads that were at work at once
+    assert log["connections"] <= 6          # those of the six threads that were at work at once
+    calm(log["connections"] == 6, "a thread came so late that another's connection was idle")
     assert not settings["data_file"].with_name("data.tmp").exists()
 
 

@@ -180,7 +180,7 @@ def race(stage: Stage, kinds: list[type[Session]], may_fail: set[int]) -> None:
              or sum(len(each.keys) for each in sessions) > 1, 120)      # a disk may be slow
     done.set()
     for each in sessions:
-        each.join(30)
+        each.join(120)
         assert not each.is_alive(), type(each)
     errors = sum((each.errors for each in sessions), collections.Counter())
     keys = {name: key for each in sessions for name, key in each.keys.items()}

@@ -397,7 +397,8 @@ def test_an_uninstall_that_was_killed(stage):
         with contextlib.closing(stage.db.connect(autocommit=False)) as lock, \
                 contextlib.closing(stage.db.connect()) as session, ThreadPoolExecutor(1) as pool:
             lock.cursor().execute("SELECT * FROM mysql.plugin FOR UPDATE")
-            session.cursor().execute("SET innodb_lock_wait_timeout = 2")
+            seconds = 2 if ends == "a timeout" else 60
+            session.cursor().execute(f"SET innodb_lock_wait_timeout = {seconds}")
             ended = pool.submit(session.cursor().execute, "UNINSTALL PLUGIN keyring_aws")
             wait_for(lambda: not stage.loaded())
             if ends == "KILL QUERY":
@@ -521,10 +522,16 @@ def replica(stage: Stage) -> dict:
 
 
 def stopped(stage: Stage, thread: str) -> str:
-    """Waits for an error that has stopped a replica's IO or SQL thread, and tells it."""
-    wait_for(lambda: replica(stage)[f"Replica_{thread}_Running"] == "No", 30)
-    status = replica(stage)
-    return f"error {status[f'Last_{thread}_Errno']}: {status[f'Last_{thread}_Error']}"
+    """Waits for an error that has stopped a replica's IO or SQL thread, and tells it.  When a
+    server has just started, the thread may not have."""
+    def status() -> tuple[str, int, str]:
+        row = replica(stage)
+        return row[f"Replica_{thread}_Running"], row[f"Last_{thread}_Errno"], row[
+            f"Last_{thread}_Error"]
+
+    wait_for(lambda: (now := status())[0] == "No" and now[1], 30)
+    _, number, text = status()
+    return f"error {number}: {text}"
 
 
 def in_step(one: Stage, two: Stage) -> bool:
