@@ -949,7 +949,7 @@ run_select(job *j)
 
 /* ---- many threads -------------------------------------------------------- */
 
-enum { STORM_MAX = 64, STORM_KINDS = 7 };
+enum { STORM_MAX = 64, STORM_KINDS = 7, STORM_LOADS = 4 };
 
 typedef struct {
     pthread_t thread;
@@ -960,6 +960,7 @@ typedef struct {
 static pthread_rwlock_t storm_lock = PTHREAD_RWLOCK_INITIALIZER;
 static int storm_locks;                 /* whether that is used              */
 static int storm_left;                  /* workers that still run            */
+static int storm_loads;                 /* how often it was loaded again     */
 
 
 /* The server's own lock: load and all that writes keys have it alone; readers,
@@ -1043,12 +1044,14 @@ storm_round(worker *w, int i)
 }
 
 
+/* At least so many rounds; more, if the loads are slower. */
 static void *
 storm_work(void *arg)
 {
     worker *const w = arg;
 
-    for (int i = 0; i < w->rounds; i++)
+    for (int i = 0; i < w->rounds || __atomic_load_n(
+             &storm_loads, __ATOMIC_ACQUIRE) < STORM_LOADS; i++)
         storm_round(w, i);
     __atomic_sub_fetch(&storm_left, 1, __ATOMIC_RELEASE);
     return NULL;
@@ -1079,7 +1082,8 @@ storm_start(pthread_t *thread, void *(*work)(void *), void *arg)
 
 
 /* THREADS ROUNDS LOCK INSTANCE GOOD BROKEN FILE: each thread calls all services
- * so many times; with the server's lock, or without. Meanwhile the keyring is
+ * so many times, or until there were a few loads; with the server's lock, or
+ * without. Meanwhile the keyring is
  * loaded again and again, from a good and from a broken configuration by turns;
  * and SQL functions of the file run, unless it is NULL. Gives how often it was
  * loaded, and how often that came out wrong; then how many calls of each kind
@@ -1091,12 +1095,13 @@ run_storm(job *j)
     const struct timespec nap = { 0, 20 * 1000 * 1000 };
     static worker workers[STORM_MAX];
     const int n = (int)number_of(j, 0);
-    int       loads = 0, wrong = 0, bad[STORM_KINDS] = { 0 };
+    int       loads, wrong = 0, bad[STORM_KINDS] = { 0 };
     pthread_t functions;
 
     memset(workers, 0, sizeof workers);
     storm_locks = number_of(j, 2) != 0;
     __atomic_store_n(&storm_left, n, __ATOMIC_RELEASE);
+    __atomic_store_n(&storm_loads, 0, __ATOMIC_RELEASE);
     for (int t = 0; t < n; t++) {
         workers[t].number = t;
         workers[t].rounds = (int)number_of(j, 1);
@@ -1104,11 +1109,12 @@ run_storm(job *j)
     }
     if (j->args[6] != NULL)
         storm_start(&functions, storm_functions, j->args[6]);
-    for (; __atomic_load_n(&storm_left, __ATOMIC_ACQUIRE) > 0; loads++) {
+    for (loads = 0; __atomic_load_n(&storm_left, __ATOMIC_ACQUIRE) > 0;) {
         storm_enter(1);
         wrong += loaded.load->load(j->args[4 + loads % 2], j->args[3])
               != loads % 2;
         storm_leave();
+        __atomic_store_n(&storm_loads, ++loads, __ATOMIC_RELEASE);
         nanosleep(&nap, NULL);
     }
     if (j->args[6] != NULL)
