@@ -135,7 +135,7 @@ def make_place():
 @pytest.fixture(name="hasty")
 def make_hasty_place():
     """It waits for a KMS that is away for a second."""
-    with Place(start_seconds=1, timeout=1000) as place:
+    with Place(start_seconds=1) as place:
         yield place
 
 

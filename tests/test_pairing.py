@@ -375,9 +375,7 @@ class Storm:
         self.proxy.calm()
         there = keys()
         self.check(there)
-        end = time.monotonic() + 6      # until a probe finds out that it is over
-        while there and seat.fetch(min(there)) is None and time.monotonic() < end:
-            time.sleep(0.05)
+        wait_for(lambda: not there or seat.fetch(min(there)), 6)    # a probe finds that it is over
         assert {name: seat.fetch(name) for name in there} == there
 
     def check(self, there: dict) -> None:
