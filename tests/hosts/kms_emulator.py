@@ -1402,7 +1402,8 @@ class Emulator(Kms, Roles):
 
     def count(self, action=None) -> int:
         """Requests for an action, or all, that came in, well or badly answered."""
-        return sum(number for each, number in self.counts.items() if (action or "*") in named(each))
+        counts = list(self.counts.items())      # at once: a request may come meanwhile
+        return sum(number for each, number in counts if (action or "*") in named(each))
 
     def log(self) -> dict:
         with self.lock:
