@@ -263,7 +263,7 @@ def start() -> None:
             ["unshare", "--mount", "sh", "-ec", "\n".join(lines)], env=environment(container),
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
     PID.write_text(str(process.pid))
-    end = time.monotonic() + 50
+    end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
         try:
             with socket.create_connection(("127.0.0.1", 3306), 1) as client:
