@@ -405,7 +405,7 @@ def test_the_recipe_without_libcurl_works(tmp_path, kms, conf, run, build, kind)
             ("AWS KMS could not be reached", "cut", {"where": "body", "times": 0}),
             ("AWS KMS could not be reached", "cut", {"where": "headers", "times": 0}),
             ("the reply from AWS KMS makes no sense", "reply", {"size": 60000, "times": 0}),
-            ("AWS KMS throttled every attempt", "throttle", {"times": 0, "retry_after": 1})):
+            ("AWS KMS throttled every attempt", "throttle", {"times": 0, "retry_after": 5000})):
         assert faulty(fault, **options)[0] == status, (fault, options)
     calm(faulty("throttle", times=1, retry_after=300)[0] == "ok", "of its 2 s too few were left")
     status, after, why = faulty("black_hole", times=0)
