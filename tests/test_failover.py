@@ -121,12 +121,15 @@ def checked(lib: Driver, at_least: int = 1) -> list:
 @pytest.fixture
 def ring(driver, regions):
     """Makes drivers whose ring has the key "a", and knows that the other regions could answer; what
-    has been asked so far is in no log."""
+    has been asked so far is in no log.  Home has answered, unless its time was brief, and over
+    before there was a connection."""
     def make(env=None, **changes):
         lib = driver(env, **changes)
+        calm(lib.call("check").status != "NETWORK", lib.logs)
         if not lib.walk():
             lib.ok("generate", "a", None, "AES", 32)
         lib.ok("check")
+        calm(lib.stats()["failovers"] == 0, lib.logs)
         checked(lib)
         calm(lib.said("KAWS-174"), lib.logs)
         for each in regions:
@@ -988,8 +991,8 @@ def test_other_limits(ring, home, how, changes, first_ms):
         answers = [lib.call("fetch", "a", None) for _ in range(8)]
         answers.append(lib.call("store", "b", None, "SECRET", b"ours"))
         well = {each.status for each in answers} == {"OK"}
-        assert well or changes.get("timeout_ms") == 600, answers
-        calm(well, f"600 ms are not enough while the machine stands still: {answers}")
+        assert well or changes.keys() & {"timeout_ms", "connect_timeout_ms"}, answers
+        calm(well, f"{changes} are not enough while the machine stands still: {answers}")
         in_time(max(each.ms for each in answers), first_ms, answers)
         if changes.get("timeout_ms") != 600:            # what is so brief proves nothing
             are_quick(answers[1:])

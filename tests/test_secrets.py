@@ -226,6 +226,7 @@ def test_store_fails(searched, emulator, what, options):
         searched.ok("later")
         searched.store("a", key, fails=True)
     emulator.clear_faults()
+    searched.timeout(0)
     searched.ok("later")
     searched.store("a", key)
 
