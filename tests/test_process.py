@@ -397,7 +397,8 @@ def test_its_child_holds_the_pipe(helped):
 
 def test_a_child_that_left_its_group_holds_the_pipe(helped):
     """Nobody can find that one; but nobody waits for it beyond the call's time either."""
-    write_helper(helped.path, f"setsid sleep 1000 &\nsleep 0.1\n{SAY}exit 0\n")
+    left = "until grep -qx sleep /proc/$!/comm; do sleep 0.01; done"        # and has left
+    write_helper(helped.path, f"setsid sleep 1000 &\n{left}\n{SAY}exit 0\n")
     try:
         with within(3):
             helped.open(timeout_ms=1500).ok("check")

@@ -6,14 +6,13 @@ session was come by; the emulated KMS takes no session that it did not give.
 
 import json
 import re
-import threading
 import time
 
 import pytest
 
 from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET, Emulator
-from mysql_fixtures import NO_SCHEMA, wait_for
+from mysql_fixtures import NO_SCHEMA
 from patience import in_time
 
 from test_native import KEYS, NO_EC2, cloud, fetch_for, role, write_profiles     # noqa: F401
@@ -376,22 +375,21 @@ def test_what_is_final_is_asked_once(role, cloud, chain, code):
 @pytest.mark.parametrize("code", ["IDPCommunicationError", "InvalidIdentityToken"])
 def test_a_web_identity_that_aws_does_not_know_yet(role, cloud, tmp_path, code):
     """Its provider is new, or could not be asked: STS is asked again, with the token file as it is
-    then."""
+    then: there is a new one before STS has answered for the first time."""
     (tmp_path / "token").write_text("ey.first")
     cloud.identities = {"ey.second": USED}
-    cloud.fault("AssumeRoleWithWebIdentity", "error", type=code, status=400, ms=300)
+    cloud.fault("AssumeRoleWithWebIdentity", "error", type=code, status=400)
+    begin = cloud.begin
 
-    def rotate() -> None:
-        wait_for(lambda: cloud.count("sts"))
+    def rotate(*request) -> dict:
         (tmp_path / "token.new").write_text("ey.second")
         (tmp_path / "token.new").rename(tmp_path / "token")
+        return begin(*request)
 
-    rotating = threading.Thread(target=rotate, daemon=True)
-    rotating.start()
+    cloud.begin = rotate
     lib = role({"AWS_WEB_IDENTITY_TOKEN_FILE": str(tmp_path / "token"), "AWS_ROLE_ARN": USED},
                sts_endpoint=cloud.url)
     lib.ok("check")
-    rotating.join()
     assert [each["form"]["WebIdentityToken"] for each in asked_of_sts(cloud)] == [
         "ey.first", "ey.second"]
 
