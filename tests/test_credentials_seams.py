@@ -261,13 +261,21 @@ def test_a_token_file_that_is_being_written(driver_program, cloud, tmp_path):   
     token = tmp_path / "token"
     token.touch()
     cloud.identities = {"ey.token": USED}
-    writing = threading.Timer(0.4, token.write_text, ["ey.token"])
+    written: list[float] = []
+
+    def write() -> None:
+        token.write_text("ey.token")
+        written.append(time.monotonic())
+
+    writing = threading.Timer(0.4, write)
     with Driver(driver_program, {**NO_EC2, "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
                                  "AWS_ROLE_ARN": USED}) as lib:
+        began = time.monotonic()
         writing.start()
         answer = lib.open(auth="native", kms_key_id=KEY_ARN, endpoint=cloud.url,
                           sts_endpoint=cloud.url, must_have_creds=1)
         writing.join()
+        in_time(written[0] - began, 0.75, "then it is read for the last time")
         assert answer.status == "OK"
         calm(answer.ms > 100, "the token was written before it was read for the first time")
         assert cloud.count("sts") == 1 and not lib.said("KAWS-142")
