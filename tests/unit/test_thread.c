@@ -54,7 +54,7 @@ jumping_clock(clockid_t clock, struct timespec *t)
 {
     int failed = clock_gettime(clock, t);
 
-    rig.asked++;
+    __atomic_add_fetch(&rig.asked, 1, __ATOMIC_RELAXED);
     t->tv_sec += clock == CLOCK_REALTIME ? rig.ahead : 0;
     return failed;
 }
@@ -372,6 +372,8 @@ test_a_cancelled_wait_ends(void **state)
 }
 
 
+/* Who has the turn keeps it for 150 ms, from when the other waits: both have
+ * read the clock for a try then, and the other for its wait. */
 static void
 wait_long(void *arg)
 {
@@ -379,6 +381,10 @@ wait_long(void *arg)
     int i, waited;
 
     if (kaws__thread_turn_wait(&q->turn, 0, &no_hooks) == 0) {
+#if !defined(_WIN32)
+        for (i = 0; i < 2000 && kaws__thread_peek(&rig.asked) < 3; i++)
+            kaws__sys_sleep_ms(NULL, 5);
+#endif
         for (i = 0; i < 3; i++)
             kaws__sys_sleep_ms(NULL, 50);
         kaws__thread_turn_end(&q->turn, 0);
