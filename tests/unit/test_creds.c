@@ -183,14 +183,16 @@ typedef struct giver {
     int     slow;                 /* it takes this long, in real ms; and that */
     int     held;                 /* begins when this is 0, and               */
     int     here, gone;           /* so many threads have come to sign, and   */
-    int     want_here, want_gone; /* have signed                              */
+    int     want_here, want_gone; /* have signed; and so many                 */
+    int     waiting, want_waiting;        /* wait for what it gives           */
     int     inside, at_most;      /* threads that are in it                   */
     int     cancels;              /* it is cancelled meanwhile                */
     char    id[32], secret[32], token[32];
 } giver;
 
 
-/* Waits until it is no longer held, and the threads have come or gone. */
+/* Waits until it is no longer held, and the threads have come, wait or are
+ * gone. */
 static void
 giver_waits(giver *g)
 {
@@ -199,7 +201,7 @@ giver_waits(giver *g)
     for (i = 0; i < 20000 && !ready; i++) {
         pthread_mutex_lock(&g->lock);
         ready = !g->held && g->here >= g->want_here &&
-                g->gone >= g->want_gone;
+                g->gone >= g->want_gone && g->waiting >= g->want_waiting;
         pthread_mutex_unlock(&g->lock);
         if (!ready)
             usleep(1000);
@@ -488,11 +490,25 @@ typedef struct signing {
     unsigned generation, told_before;
     int left_ms;
     kaws__cancel cancel;
+    int waits;
     kaws_status status;
     kaws_error err;
     kaws__signer s;
     int newer;
 } signing;
+
+
+/* Nobody cancels it; but only who waits for another thread asks that, before
+ * the source has given something. */
+static int
+it_waits(void *arg)
+{
+    signing *one = arg;
+
+    giver_counts(one->g, &one->g->waiting, !one->waits);
+    one->waits = 1;
+    return 0;
+}
 
 
 static void *
@@ -527,11 +543,13 @@ all_sign(giver *g, signing all[THREADS], int told, const kaws__cancel *first)
 
     pthread_barrier_init(&start, NULL, THREADS - (first != NULL));
     pthread_barrier_init(&alone, NULL, 1);
-    g->here = g->gone = 0;
+    g->here = g->gone = g->waiting = 0;
     for (i = 0; i < THREADS; i++) {
         all[i] = (signing){ .g = g, .start = &start, .told = told,
                             .generation = g->c.secrets->signer.generation,
                             .told_before = g->c.told, .left_ms = 5000 };
+        if (g->want_waiting > 0)
+            all[i].cancel = (kaws__cancel){ it_waits, &all[i] };
         if (i == 0 && first != NULL) {
             all[i].start = &alone;
             all[i].cancel = *first;
@@ -561,16 +579,15 @@ test_one_asks(void **state)
     int i, round, old;
 
     giver_begin(&g, w, 3600);
-    g.slow = 200;
     for (round = 0; round < 4; round++) {
         g.fails = round == 2 ? "no" : NULL;
         w->f.now_ms += round == 3 ? 3300000 : round > 0 ? 3600000 : 0;
         if (round == 3) {
-            g.want_here = 0;
+            g.want_waiting = 0;
             signs(&g, 0, 4, 4);
             w->f.now_ms += 3300000;
         }
-        g.want_here = round < 3 ? THREADS : 0;
+        g.want_waiting = round < 3 ? THREADS - 1 : 0;
         g.want_gone = round == 3 ? THREADS - 1 : 0;
         all_sign(&g, all, 0, NULL);
         assert_int_equal(g.calls, round == 3 ? 5 : round + 1);
