@@ -625,7 +625,7 @@ def test_no_region_is_checked_while_home_is_away(driver, home, other):
         assert other.count(MAKE) == 0
     lib.ok("later")
     home_is_taken_again(lib)
-    wait_for(lambda: other.count(MAKE) == 1)
+    wait_for(lambda: lib.fetch("a") and other.count(MAKE) == 1)     # once the probe has ended
     lib.close()
 
 
