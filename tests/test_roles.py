@@ -381,7 +381,7 @@ def test_a_web_identity_that_aws_does_not_know_yet(role, cloud, tmp_path, code):
     cloud.fault("AssumeRoleWithWebIdentity", "error", type=code, status=400)
     begin = cloud.begin
 
-    def rotate(*request) -> dict:
+    def rotate(*request) -> tuple:
         (tmp_path / "token.new").write_text("ey.second")
         (tmp_path / "token.new").rename(tmp_path / "token")
         return begin(*request)

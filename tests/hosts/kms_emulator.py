@@ -1148,9 +1148,7 @@ class Connection:
     def answer(self, request: Request) -> bool:
         """True if the connection lives on."""
         emulator = self.emulator
-        record = emulator.begin(request, self.number)
-        rule = emulator.take_fault(record["action"], False)
-        record["fault"] = rule and rule.what
+        record, rule = emulator.begin(request, self.number)
         emulator.wait(emulator.latency_ms + (rule.ms if rule else 0))
         if rule and rule.where == "request" and not rule.get("perform"):
             self.break_off(rule)
@@ -1410,8 +1408,9 @@ class Emulator(Kms, Roles):
             return {"requests": list(self.requests), "connections": self.connections,
                     "resumed": self.resumed, "crashes": self.crashes}
 
-    def begin(self, request: Request, connection: int) -> dict:
-        """Judges a request's signature and writes it into the log."""
+    def begin(self, request: Request, connection: int) -> tuple:
+        """Judges a request's signature and writes it into the log, with the fault that it has: what
+        is counted takes no later request's.  Returns the record and the rule."""
         target = request.get("x-amz-target")
         action = (target[13:] if target.startswith("TrentService.") else
                   self.serves(request))
@@ -1433,10 +1432,12 @@ class Emulator(Kms, Roles):
         except KmsError as error:
             request.refusal, record["signed"] = error, error.kind
         with self.lock:
+            rule = self.take_fault(action, False)
+            record["fault"] = rule and rule.what
             self.requests.append(record)
             del self.requests[:-LOG_MAX]
             self.counts[action] += 1
-        return record
+        return record, rule
 
     def reply_to(self, request: Request, record: dict) -> Reply:
         try:
