@@ -1081,14 +1081,13 @@ storm_start(pthread_t *thread, void *(*work)(void *), void *arg)
 }
 
 
-/* THREADS ROUNDS LOCK INSTANCE GOOD BROKEN FILE: each thread calls all services
- * so many times, or until there were a few loads; with the server's lock, or
- * without. Meanwhile the keyring is
- * loaded again and again, from a good and from a broken configuration by turns;
- * and SQL functions of the file run, unless it is NULL. Gives how often it was
- * loaded, and how often that came out wrong; then how many calls of each kind
- * failed: store, generate, read, walk of keys and of metadata, status, remove.
- */
+/* THREADS ROUNDS LOCK INSTANCE GOOD BROKEN FILE: each thread calls all
+ * services so many times, or until there were a few loads; with the server's
+ * lock, or without. Meanwhile the keyring is loaded again and again, by turns
+ * from a good and from a broken configuration; and SQL functions of the file
+ * run, unless it is NULL. Gives how often it was loaded, and how often that
+ * came out wrong; then how many calls of each kind failed: store, generate,
+ * read, walk of keys and of metadata, status, remove. */
 static int
 run_storm(job *j)
 {
