@@ -422,15 +422,23 @@ expect_sums(struct world *w, thread *threads)
 }
 
 
-/* Turns the cache off and on, if it is on. */
+/* Turns the cache off and on, if it is on; and not off before it was used: else
+ * it might be off, by chance, whenever a key is fetched again. */
 static void
 change_cache(thread *t)
 {
+    kaws_stats stats;
+    uint64_t hits = 0;
     int i = 0;
 
-    while (go_on(t))
-        if (t->w->cfg.cache_seconds > 0)
+    while (go_on(t)) {
+        kaws_get_stats(t->ring, &stats);
+        if (t->w->cfg.cache_seconds > 0 &&
+            (i % 3 == 1 || stats.cache_hits > hits)) {
+            hits = stats.cache_hits;
             kaws_use_cache(t->ring, i++ % 3 * 30);
+        }
+    }
     t->done++;
 }
 
