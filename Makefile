@@ -14,8 +14,8 @@ MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
 
 STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL -Wl,-z,now
-ASAN    = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
-TSAN    = -O1 -g -fsanitize=thread
+ASAN    = -Og -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN    = -Og -g1 -fsanitize=thread
 KIND    = $(if $(findstring /asan/,$@),$(ASAN),$(if $(findstring /tsan/,$@),\
           $(TSAN),-O2 -g))
 HEADER  = keyring_aws.h
