@@ -27,7 +27,7 @@ from driver import decode, encode
 from kms_emulator import ACCESS_KEY_ID, ALIAS, SECRET
 from mysql_fixtures import wait_for
 from patience import within
-from servers import clean_environment
+from servers import clean_environment, open_files
 
 BUILT = Path(__file__).resolve().parent.parent / "build" / "tests"
 CNF = "component_keyring_aws.cnf"
@@ -148,11 +148,7 @@ class Host:
     # -- what the kernel says of it
 
     def descriptors(self) -> dict:
-        found = {}
-        for entry in Path(f"/proc/{self.pid}/fd").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                found[entry.name] = os.readlink(entry)
-        return found
+        return {place.name: name for place, name in open_files(self.pid).items()}
 
     def threads(self) -> int:
         return len(list(Path(f"/proc/{self.pid}/task").iterdir()))

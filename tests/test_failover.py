@@ -6,14 +6,12 @@ does.  Each test has a driver, and so a process that knows nothing of an outage 
 
 import contextlib
 import itertools
-import os
 import re
 import statistics
 import subprocess
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -24,6 +22,7 @@ from kms_emulator import (ACCOUNT, ALIAS, KEY_ARN, KEY_ID, MULTI_REGION_ID, OTHE
                           Emulator)
 from patience import calm, in_time, wait_for, within
 from regions import SECOND, Region, catch_up, two_regions
+from servers import open_files
 
 from test_network import Proxy
 
@@ -912,10 +911,7 @@ def test_three_regions(ring, home, other, third, how):
 
 def connecting(lib: Driver, port: int) -> bool:
     """Whether it waits for a connection to that port."""
-    own = set()
-    for file in Path(f"/proc/{lib.process.pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            own.add(os.readlink(file))
+    own = open_files(lib.process.pid).values()
     with open("/proc/net/tcp", encoding="ascii") as table:
         return any(words[2].endswith(f":{port:04X}") and words[3] == "02"
                    and f"socket:[{words[9]}]" in own for words in map(str.split, table))
